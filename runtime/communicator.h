@@ -1,0 +1,73 @@
+// A group of ranks and the collectives among them.
+//
+// Every collective has a name; a watchdog (set_watchdog) ends the program when one does not end in time and prints the
+// name, the rank and the step. Reductions of floats are in the order of ranks, whatever the message size, so that the
+// same ranks give the same bits. Memory is the host's. One thread at a time may be in a collective.
+//
+// Throws Error(peer) when ranks disagree in shape or MPI reports a failure, Error(internal) for shapes that do not fit
+// each other on this rank. Whoever catches an error calls abort, since the other ranks wait.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/tensor.h"
+
+namespace notellm {
+
+class Communicator {
+ public:
+  // One rank; every collective is the identity.
+  static Communicator self();
+  // All ranks that mpirun or srun started; without either, one rank without MPI. Itself a collective. Initialises MPI
+  // on the first call; the last communicator to go finalises it, after which there can be no other.
+  static Communicator world();
+
+  Communicator(Communicator&&) noexcept;
+  Communicator& operator=(Communicator&&) noexcept;
+  ~Communicator();
+
+  int rank() const;
+  int size() const;
+  int local_rank() const;  // among the ranks of this host
+  int local_size() const;
+
+  // t := sum over ranks of t. t: f32, f64, i32 or i64, the same shape on all ranks.
+  void all_reduce_sum(const char* name, Tensor t);
+  // The maximum over ranks; NaN when any is NaN.
+  double max(const char* name, double value);
+  int64_t max(const char* name, int64_t value);
+  // Ranks' rows one after the other, in the order of ranks: all [sum of rows, …]. Ranks may have different numbers of
+  // rows, which are agreed first: rows_of[r] is the number on rank r, the same vector on all ranks. `mine` may lie in
+  // its place in `all`, and may be an empty tensor where there are no rows. Any dtype.
+  void all_gather_rows(const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all);
+  std::vector<int64_t> all_gather(const char* name, int64_t value);
+  // The sum over ranks of `all`; each rank gets its own rows: the transpose of all_gather_rows. f32, f64, i32 or i64.
+  void reduce_scatter_rows(const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine);
+  void broadcast(const char* name, Tensor t, int root);
+  std::string broadcast(const char* name, const std::string& text, int root);
+  void barrier(const char* name);
+  // Throws Error(peer) on all ranks, naming the first rank that differs, unless all have the same text.
+  void require_equal(const char* name, const std::string& what, const std::string& text);
+
+  // Bytes that this rank handed to collectives so far, also when it is the only one.
+  int64_t bytes_sent() const;
+
+  // Ends all ranks: prints nothing (the launcher may), never returns.
+  [[noreturn]] static void abort(int exit_code);
+
+ private:
+  struct State;
+  explicit Communicator(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// From now on a collective that takes longer than `seconds` ends all ranks with a message and exit code 6; 0: never.
+void set_watchdog(double seconds);
+// The step that the watchdog's message names.
+void set_watchdog_step(int64_t step);
+
+}  // namespace notellm

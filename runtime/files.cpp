@@ -1,0 +1,130 @@
+#include "runtime/files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "runtime/error.h"
+
+namespace notellm {
+namespace {
+namespace fs = std::filesystem;
+constexpr size_t chunk_bytes = 1 << 20;
+
+// Owns a file descriptor.
+class File {
+ public:
+  File(const fs::path& path, int flags) : descriptor_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  int descriptor() const { return descriptor_; }
+  bool ok() const { return descriptor_ >= 0; }
+  // False when a write that the system put off has failed.
+  bool close() { return ::close(std::exchange(descriptor_, -1)) == 0; }
+
+ private:
+  int descriptor_;
+};
+
+[[noreturn]] void fail_to_read(const fs::path& path) {
+  const int error = errno;
+  fail(ErrorKind::io, "cannot read {}: {}{}", path.string(), std::strerror(error),
+       error == ENOENT ? " (check the path)" : "");
+}
+
+// Calls use(data, bytes) for each piece of the file.
+template <class Use>
+void read_pieces(const fs::path& path, Use use) {
+  File file(path, O_RDONLY);
+  if (!file.ok()) fail_to_read(path);
+  const auto piece = std::make_unique_for_overwrite<char[]>(chunk_bytes);
+  while (true) {
+    const ssize_t got = read(file.descriptor(), piece.get(), chunk_bytes);
+    if (got == 0) return;
+    if (got > 0)
+      use(piece.get(), static_cast<size_t>(got));
+    else if (errno != EINTR)
+      fail_to_read(path);
+  }
+}
+
+bool write_all(int descriptor, std::string_view content) {
+  while (!content.empty()) {
+    const ssize_t written = write(descriptor, content.data(), content.size());
+    if (written > 0)
+      content.remove_prefix(static_cast<size_t>(written));
+    else if (errno != EINTR)
+      return false;
+  }
+  return true;
+}
+
+bool write_beside(const fs::path& path, std::span<const std::string_view> pieces) {
+  File file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  if (!file.ok()) return false;
+  for (std::string_view piece : pieces)
+    if (!write_all(file.descriptor(), piece)) return false;
+  return fsync(file.descriptor()) == 0 && file.close();
+}
+
+std::string hex(XXH128_hash_t hash) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, hash);
+  std::string text;
+  for (unsigned char byte : canonical.digest) text += fmt::format("{:02x}", byte);
+  return text;
+}
+}  // namespace
+
+std::string read_file(const fs::path& path) {
+  std::string content;
+  std::error_code unknown_size;
+  if (const auto size = fs::file_size(path, unknown_size); !unknown_size) content.reserve(size);
+  read_pieces(path, [&](const char* data, size_t bytes) { content.append(data, bytes); });
+  return content;
+}
+
+void write_file(const fs::path& path, std::string_view content) {
+  write_file(path, std::span<const std::string_view>(&content, 1));
+}
+
+void write_file(const fs::path& path, std::span<const std::string_view> pieces) {
+  const fs::path beside = path.string() + ".tmp." + std::to_string(getpid());
+  if (!write_beside(beside, pieces) || rename(beside.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    unlink(beside.c_str());
+    fail(ErrorKind::io, "cannot write {}: {}{}", path.string(), std::strerror(error),
+         error == ENOSPC || error == EDQUOT ? "; free some space and start again" : "");
+  }
+  sync_directory(path.parent_path());
+}
+
+void sync_directory(const fs::path& directory) {
+  const fs::path name = directory.empty() ? "." : directory;
+  File file(name, O_RDONLY | O_DIRECTORY);
+  // Some network file systems know no sync of a directory, and say EINVAL: there is nothing more to do there.
+  if (!file.ok() || (fsync(file.descriptor()) != 0 && errno != EINVAL))
+    fail(ErrorKind::io, "cannot sync directory {}: {}", name.string(), std::strerror(errno));
+}
+
+std::string checksum(std::string_view content) { return hex(XXH3_128bits(content.data(), content.size())); }
+
+std::string checksum_file(const fs::path& path) {
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
+  XXH3_128bits_reset(state.get());
+  read_pieces(path, [&](const char* data, size_t bytes) { XXH3_128bits_update(state.get(), data, bytes); });
+  return hex(XXH3_128bits_digest(state.get()));
+}
+
+uint64_t hash64(std::string_view text, uint64_t seed) { return XXH3_64bits_withSeed(text.data(), text.size(), seed); }
+
+}  // namespace notellm

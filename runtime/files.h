@@ -1,0 +1,32 @@
+// Files that are never half-written, and checksums.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace notellm {
+
+// The whole file. Throws Error(io) naming the file and the reason.
+std::string read_file(const std::filesystem::path& path);
+
+// Writes beside `path`, syncs to disk, renames onto it: afterwards the file has the old content or the new, never part
+// of it. Throws Error(io) (disk full, no permission, …) with the file's name; the old file stays, nothing is left
+// beside it.
+void write_file(const std::filesystem::path& path, std::string_view content);
+// … the pieces one after the other, so that large content need not be joined in memory.
+void write_file(const std::filesystem::path& path, std::span<const std::string_view> pieces);
+
+// Makes the entries of a directory (new files, renames) durable.
+void sync_directory(const std::filesystem::path& directory);
+
+// XXH3 128-bit hash as 32 hex digits.
+std::string checksum(std::string_view content);
+std::string checksum_file(const std::filesystem::path& path);
+
+// XXH3 64-bit hash of text: stable over machines and versions (held-out users, tokenizer digests).
+uint64_t hash64(std::string_view text, uint64_t seed = 0);
+
+}  // namespace notellm

@@ -1,0 +1,55 @@
+// The safetensors file format (github.com/huggingface/safetensors): 8 bytes length of the header (little endian), a
+// JSON header {"name": {"dtype", "shape", "data_offsets"}, "__metadata__": {text: text}}, then the data.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/memory.h"
+#include "runtime/tensor.h"
+
+namespace notellm {
+
+struct NamedTensor {
+  std::string name;
+  Tensor tensor;
+};
+
+// Writes a file as write_file does; dtypes f32, bf16, i32, i64, f64. The data begins at a multiple of 8 bytes and lies
+// in the order given, except that wider types come first: the format allows no gaps, and so each tensor is aligned to
+// its type. Throws Error(io); Error(internal) for a name given twice.
+void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+// A file mapped into memory, read only; tensors are views that live as long as this object, in the order of their place
+// in the file. A scalar is [1]. F16 is not supported here. Throws Error(io) when the file cannot be read;
+// Error(checkpoint) naming file and tensor: truncated file, a header length that lies, overlapping or out-of-range
+// offsets, bytes that belong to no tensor, a shape that disagrees with its bytes, more than 3 dimensions, a name that
+// is there twice, unknown dtype, malformed JSON.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& path);
+
+  const std::vector<NamedTensor>& tensors() const { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  // Throws Error(checkpoint) when there is none of that name, naming the file and the nearest name.
+  Tensor at(const std::string& name) const;
+
+ private:
+  struct Unmap {
+    size_t bytes;
+    void operator()(void* data) const;
+  };
+  void add_tensor(const std::string& name, Tensor t);
+
+  std::filesystem::path path_;
+  std::unique_ptr<void, Unmap> mapping_;
+  std::vector<Buffer> copies_;  // of tensors that are not aligned in the file
+  std::vector<NamedTensor> tensors_;
+  std::map<std::string, std::string> metadata_;
+};
+
+}  // namespace notellm

@@ -1,0 +1,110 @@
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "runtime/files.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_dir.h"
+
+namespace notellm {
+namespace {
+namespace fs = std::filesystem;
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
+  return names;
+}
+
+// For as long as it lives no file can grow beyond `bytes`: a write fails as it does on a full disk.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &old_);
+    const rlimit limit{bytes, old_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &old_);
+    std::signal(SIGXFSZ, old_handler_);
+  }
+
+ private:
+  rlimit old_;
+  void (*old_handler_)(int);
+};
+
+TEST(Files, WhatIsWrittenIsRead) {
+  const test::TempDir folder;
+  std::string content(3'000'000, '\0');
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>(i * 7 + i / 1000);
+  for (const std::string& text : {std::string(), std::string("a\0b\n", 4), content}) {
+    write_file(folder / "a", text);
+    EXPECT_EQ(read_file(folder / "a"), text);
+    EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"a"});
+  }
+}
+
+TEST(Files, PiecesAreJoined) {
+  const test::TempDir folder;
+  const std::vector<std::string_view> pieces = {"one ", "", "two"};
+  write_file(folder / "a", pieces);
+  EXPECT_EQ(read_file(folder / "a"), "one two");
+}
+
+TEST(Files, APathWithoutFolderIsInTheWorkingDirectory) {
+  const test::TempDir folder;
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path());
+  write_file("plain", "x");
+  fs::current_path(before);
+  EXPECT_EQ(read_file(folder / "plain"), "x");
+}
+
+TEST(Files, AFullDiskKeepsTheOldContent) {
+  const test::TempDir folder;
+  write_file(folder / "a", "old");
+  {
+    const FileSizeLimit limit(4096);
+    EXPECT_ERROR(io, "cannot write " + (folder / "a").string() + ": File too large",
+                 write_file(folder / "a", std::string(100'000, 'x')));
+  }
+  EXPECT_EQ(read_file(folder / "a"), "old");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"a"});
+}
+
+TEST(Files, FailuresNameTheFileAndLeaveNothing) {
+  const test::TempDir folder;
+  fs::create_directory(folder / "folder");
+  EXPECT_ERROR(io, "cannot read " + (folder / "none").string() + ": No such file or directory",
+               read_file(folder / "none"));
+  EXPECT_ERROR(io, "Is a directory", read_file(folder / "folder"));
+  EXPECT_ERROR(io, "cannot write " + (folder / "no/such").string() + ": No such file",
+               write_file(folder / "no/such", "x"));
+  EXPECT_ERROR(io, "cannot write " + (folder / "folder").string() + ": Is a directory",
+               write_file(folder / "folder", "x"));
+  EXPECT_ERROR(io, "cannot sync directory " + (folder / "none").string(), sync_directory(folder / "none"));
+  EXPECT_ERROR(io, "No such file", checksum_file(folder / "none"));
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"folder"});
+}
+
+TEST(Files, Checksums) {
+  // Reference values of the xxhash project: XXH3 of the empty text.
+  EXPECT_EQ(checksum(""), "99aa06d3014798d86001c324468d497f");
+  EXPECT_EQ(hash64(""), 0x2d06800538d394c2u);
+  EXPECT_NE(hash64("user"), hash64("user", 1));
+  const test::TempDir folder;
+  const std::string content(2'500'000, 'q');  // several pieces
+  write_file(folder / "a", content);
+  EXPECT_EQ(checksum_file(folder / "a"), checksum(content));
+  EXPECT_NE(checksum(content), checksum(std::string_view(content).substr(1)));
+}
+
+}  // namespace
+}  // namespace notellm
