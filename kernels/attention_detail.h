@@ -1,0 +1,188 @@
+// What the forward and backward pass of attention share: the arguments as pointers, their checks, and the work in
+// chunks.
+#pragma once
+
+#include <omp.h>
+
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/checks.h"
+#include "kernels/small_gemm.h"
+
+namespace notellm::attention_detail {
+
+inline int64_t prefix_count(const AttentionSegment& s) { return s.prefix_end - s.prefix_begin; }
+inline int64_t own_count(const AttentionSegment& s) { return s.end - s.begin; }
+inline int64_t key_count(const AttentionSegment& s) { return prefix_count(s) + own_count(s); }
+inline int64_t query_count(const AttentionSegment& s) { return s.query_end - s.query_begin; }
+inline int64_t key_token(const AttentionSegment& s, int64_t key) {
+  return key < prefix_count(s) ? s.prefix_begin + key : s.begin + key - prefix_count(s);
+}
+
+// What the calls share. T is the element type; the pointers of the backward pass are null in the forward pass.
+template <class T>
+struct Problem {
+  std::span<const AttentionSegment> segments;
+  int64_t heads, kv_heads, head_dim;
+  float scale;
+  const T* q;
+  const T* kv;
+  const int32_t* query_tokens;
+  T* o;
+  float* lse;
+  const T* d_o = nullptr;
+  T* dq = nullptr;
+  T* dkv = nullptr;
+
+  Problem(std::span<const AttentionSegment> segments, Tensor q, Tensor kv, Tensor query_tokens, Tensor o, Tensor lse)
+      : segments(segments),
+        heads(q.shape[1]),
+        kv_heads(kv.shape[1] / 2),
+        head_dim(q.shape[2]),
+        scale(static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)))),
+        q(q.as<T>()),
+        kv(kv.as<T>()),
+        query_tokens(query_tokens.as<int32_t>()),
+        o(o.as<T>()),
+        lse(lse.as<float>()) {}
+
+  int64_t group() const { return heads / kv_heads; }
+  int64_t tile_dim() const { return round_up(head_dim, vector_lanes); }  // row of a tile of q, k or v
+  int64_t query_at(int64_t query, int64_t head) const { return (query * heads + head) * head_dim; }
+  int64_t key_at(int64_t token, int64_t kv_head) const { return (token * 2 * kv_heads + kv_head) * head_dim; }
+  int64_t value_at(int64_t token, int64_t kv_head) const { return key_at(token, kv_heads + kv_head); }
+};
+
+// Keys of its segment that a query sees: the first so many.
+template <class T>
+int32_t visible_keys(const Problem<T>& p, const AttentionSegment& s, int64_t query) {
+  return static_cast<int32_t>(prefix_count(s) + p.query_tokens[query] - s.begin + 1);
+}
+
+// e^x for x ≤ 88 within 2 units in the last place; 0 below ln 2^−126, so for −inf as well; NaN for NaN. Unlike vexp, it
+// never makes a subnormal number, for which some CPUs take over 100 cycles: a masked score is −inf, and few vectors of
+// scores near the diagonal have none. Reduction and polynomial of Cephes' expf (S. Moshier, netlib.org/cephes).
+inline vfloat exp_or_zero(vfloat x) {
+  constexpr float shift = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, which stands in the low bits
+  const vfloat shifted = x * 1.44269504088896341f + shift;
+  const vfloat n = shifted - shift;
+  const vfloat r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  vfloat p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const vfloat power = (vfloat)(((vuint)shifted << 23) + 0x3f800000u);  // 2^n
+  const vfloat product = p * power;
+  return x < -87.33654475f ? vfloat{} : product;
+}
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Runs of segments with at least so many own tokens together: some 10 µs of work a head. A function of the segments
+// alone, so that sums over a chunk do not depend on the number of threads. Valid until the thread's next call.
+inline const std::vector<Range>& chunks_of(std::span<const AttentionSegment> segments) {
+  constexpr int64_t chunk_tokens = 512;
+  thread_local std::vector<Range> chunks;
+  chunks.clear();
+  int64_t tokens = chunk_tokens;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (tokens >= chunk_tokens) {
+      chunks.push_back({static_cast<int64_t>(i), 0});
+      tokens = 0;
+    }
+    tokens += own_count(segments[i]);
+    chunks.back().end = static_cast<int64_t>(i) + 1;
+  }
+  return chunks;
+}
+
+// Calls f(segment, kv head) for all pairs, on all threads; the segments of a chunk in order, on one thread for a head.
+// Where there are chunks enough for all threads, one does all heads of a segment, which lie next to each other in
+// memory.
+template <class F>
+void for_each_head(const std::vector<Range>& chunks, int64_t kv_heads, F&& f) {
+  const int64_t count = static_cast<int64_t>(chunks.size());
+  const int64_t splits = count >= 4 * omp_get_max_threads() ? 1 : kv_heads;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < count * splits; ++task) {
+    const int64_t first_head = task % splits, end_head = splits == 1 ? kv_heads : first_head + 1;
+    const Range chunk = chunks[task / splits];
+    for (int64_t segment = chunk.begin; segment < chunk.end; ++segment)
+      for (int64_t head = first_head; head < end_head; ++head) f(segment, head);
+  }
+}
+
+inline void check_kv(const Tensor& kv) {
+  NOTELLM_CHECK(kv.dims == 3 && kv.shape[1] >= 2 && kv.shape[1] % 2 == 0 && kv.shape[2] >= 1,
+                "kv is {}, but [tokens, 2·kv_heads, head_dim] is needed", describe(kv));
+}
+
+// Throws Error unless all segments and prefixes lie inside the tokens.
+inline void check_ranges(std::span<const AttentionSegment> segments, int64_t tokens) {
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const AttentionSegment& s = segments[i];
+    NOTELLM_CHECK(0 <= s.begin && s.begin <= s.end && s.end <= tokens, "segment {} is {}..{} of {} tokens", i, s.begin,
+                  s.end, tokens);
+    NOTELLM_CHECK(0 <= s.prefix_begin && s.prefix_begin <= s.prefix_end && s.prefix_end <= tokens,
+                  "the prefix of segment {} is {}..{} of {} tokens", i, s.prefix_begin, s.prefix_end, tokens);
+  }
+}
+
+// Which tokens and queries belong to a segment.
+struct Coverage {
+  std::vector<bool> tokens, queries;
+};
+
+// Throws Error unless segments share no tokens and no queries, and each query is a token of its segment, in ascending
+// order. The result is valid until the thread's next call.
+inline const Coverage& check_coverage(std::span<const AttentionSegment> segments, int64_t tokens,
+                                      std::span<const int32_t> query_tokens) {
+  thread_local Coverage covered;
+  covered.tokens.assign(static_cast<size_t>(tokens), false);
+  covered.queries.assign(query_tokens.size(), false);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const AttentionSegment& s = segments[i];
+    NOTELLM_CHECK(
+        0 <= s.query_begin && s.query_begin <= s.query_end && s.query_end <= static_cast<int64_t>(query_tokens.size()),
+        "segment {} has queries {}..{} of {}", i, s.query_begin, s.query_end, query_tokens.size());
+    for (int64_t token = s.begin; token < s.end; ++token) {
+      NOTELLM_CHECK(!covered.tokens[token], "token {} belongs to segment {} and to one before it", token, i);
+      covered.tokens[token] = true;
+    }
+    int64_t previous = int64_t{s.begin} - 1;
+    for (int64_t query = s.query_begin; query < s.query_end; ++query) {
+      NOTELLM_CHECK(!covered.queries[query], "query {} belongs to segment {} and to one before it", query, i);
+      covered.queries[query] = true;
+      NOTELLM_CHECK(previous < query_tokens[query] && query_tokens[query] < s.end,
+                    "query {} of segment {} is token {}; it must lie in {}..{} and after the query before it", query, i,
+                    query_tokens[query], s.begin, s.end);
+      previous = query_tokens[query];
+    }
+  }
+  return covered;
+}
+
+// The checks of both passes.
+inline const Coverage& check_arguments(std::span<const AttentionSegment> segments, const Tensor& q, const Tensor& kv,
+                                       const Tensor& query_tokens, const Tensor& o, const Tensor& lse) {
+  NOTELLM_CHECK(q.dims == 3 && q.shape[1] >= 1, "q is {}, but [queries, heads, head_dim] is needed", describe(q));
+  check_kv(kv);
+  NOTELLM_CHECK(q.dtype == kv.dtype && q.shape[2] == kv.shape[2], "q is {}, kv is {}: dtype and head_dim must agree",
+                describe(q), describe(kv));
+  expect("query_tokens", query_tokens, DType::i32, q.rows());
+  expect("o", o, q.dtype, q.rows(), q.cols());
+  expect("lse", lse, DType::f32, q.rows(), q.shape[1]);
+  NOTELLM_CHECK(q.shape[1] % (kv.shape[1] / 2) == 0, "{} heads are no multiple of {} kv heads", q.shape[1],
+                kv.shape[1] / 2);
+  check_ranges(segments, kv.rows());
+  return check_coverage(segments, kv.rows(), {query_tokens.as<int32_t>(), static_cast<size_t>(q.rows())});
+}
+
+}  // namespace notellm::attention_detail

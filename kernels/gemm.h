@@ -1,0 +1,28 @@
+// Matrix products by oneDNN.
+#pragma once
+
+#include "runtime/device.h"
+#include "runtime/tensor.h"
+
+namespace notellm {
+
+enum class Transpose : bool { no, yes };
+
+// c = op(a) · op(b)            or, with accumulate, c += op(a) · op(b)
+//
+//   op(a)  [m, k]   a is [m, k], or [k, m] with Transpose::yes
+//   op(b)  [k, n]   b is [k, n], or [n, k] with Transpose::yes
+//   c      [m, n]
+//
+// a, b: both f32 or both bf16; c: f32, or bf16 when a is. Sums in f32. m, n or k may be 0 (k = 0: c = 0, or unchanged
+// with accumulate). c overlaps neither a nor b.
+// On CPUs whose bf16 dot product is slower than their f32 one, bf16 operands are widened first; the product of two bf16
+// is exact in f32, so that only the order of the sum differs.
+// Throws Error: shapes or dtypes that do not fit.
+void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose transpose_b, Tensor c,
+          bool accumulate = false);
+
+// Whether bf16 operands are widened on this CPU.
+bool gemm_widens_bf16();
+
+}  // namespace notellm

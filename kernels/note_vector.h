@@ -1,0 +1,16 @@
+// L2 normalisation of note vectors.
+#pragma once
+
+#include "runtime/device.h"
+#include "runtime/tensor.h"
+
+namespace notellm {
+
+// z[r,:] = v[r,:] / |v[r,:]|,  norm[r] = |v[r,:]|.   A zero row stays zero.
+//   v, z [rows, d] f32, z may be v;  norm [rows] f32
+void l2_normalize(Stream& stream, Tensor v, Tensor z, Tensor norm);
+
+// dv = (dz − z·(z·dz)) / norm (0 for a zero row).   dv may be dz.
+void l2_normalize_backward(Stream& stream, Tensor dz, Tensor z, Tensor norm, Tensor dv);
+
+}  // namespace notellm

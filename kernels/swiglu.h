@@ -1,0 +1,18 @@
+// SwiGLU (Shazeer 2020, arXiv 2002.05202): the gate and up projections stand side by side in one buffer.
+#pragma once
+
+#include "runtime/device.h"
+#include "runtime/tensor.h"
+
+namespace notellm {
+
+// y[r,c] = g·σ(g)·u,   g = gate_up[r, c], u = gate_up[r, cols + c],  σ the logistic function
+//   gate_up  [rows, 2·cols]  f32 | bf16
+//   y        [rows, cols]    the same dtype
+void swiglu(Stream& stream, Tensor gate_up, Tensor y);
+
+// d_gate_up from dy; d_gate_up may be gate_up.
+//   dg = dy·u·σ(g)·(1 + g·(1 − σ(g))),   du = dy·g·σ(g)
+void swiglu_backward(Stream& stream, Tensor dy, Tensor gate_up, Tensor d_gate_up);
+
+}  // namespace notellm

@@ -1,0 +1,116 @@
+// Short vectors of f32 as wide as the machine's registers, by GCC's vector extensions (any CPU), exp on them, and the
+// reductions of a softmax.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "runtime/dtype.h"
+
+namespace notellm {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+constexpr int vector_lanes = vector_bytes / 4;
+
+using vfloat = float __attribute__((vector_size(vector_bytes)));
+using vint = int32_t __attribute__((vector_size(vector_bytes)));
+using vuint = uint32_t __attribute__((vector_size(vector_bytes)));
+
+// vector_lanes elements from anywhere in memory (no alignment needed), and back.
+inline vfloat vload(const float* from) {
+  vfloat v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+inline vfloat vload(const bf16* from) {
+  uint16_t __attribute__((vector_size(vector_bytes / 2))) half;
+  std::memcpy(&half, from, sizeof half);
+  return (vfloat)(__builtin_convertvector(half, vuint) << 16);
+}
+inline void vstore(float* to, vfloat v) { std::memcpy(to, &v, sizeof v); }
+// Rounds as bf16(float) does.
+inline void vstore(bf16* to, vfloat v) {
+  using vhalf = uint16_t __attribute__((vector_size(vector_bytes / 2)));
+  const vuint u = (vuint)v;
+  const vuint rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const vhalf half = __builtin_convertvector(v == v ? rounded : (u >> 16) | 0x40u, vhalf);
+  std::memcpy(to, &half, sizeof half);
+}
+inline vfloat vbroadcast(float value) { return vfloat{} + value; }
+
+// static_cast<T>(value), for f32 or bf16, in the form that GCC vectorises in an `omp simd` loop: a bf16 constructed in
+// the loop itself counts as a variable in memory and stops it. Choosing before the shift is a fifth faster than after
+// it.
+template <class T>
+inline T rounded(float value) {
+  return value;
+}
+template <>
+inline bf16 rounded<bf16>(float value) {
+  const uint32_t u = std::bit_cast<uint32_t>(value);
+  const uint32_t up = u + 0x7fffu + ((u >> 16) & 1u);
+  bf16 result;
+  result.bits = static_cast<uint16_t>((value == value ? up : u | 0x400000u) >> 16);
+  return result;
+}
+
+namespace detail {
+// One text for one float and for a vector of them, so that a loop's tail rounds as its body does.
+// exp(x) = 2^n · exp(r), n = round(x / ln 2), |r| ≤ ln 2 / 2; polynomial of Cephes' expf. 2^n is applied in two halves,
+// because n reaches 128 and, for subnormal results, −150.
+template <class Float, class Int>
+inline Float exp(Float x) {
+  constexpr float shift = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, which stands in the low bits
+  const Float zero = {};
+  x = x < -104.0f ? zero - 104.0f : x;  // exp is 0 from here down, infinite from there up; NaN fails both and passes
+  x = x > 89.0f ? zero + 89.0f : x;
+  const Float shifted = x * 1.44269504088896341f + shift;
+  const Float n = shifted - shift;
+  const Int exponent = __builtin_bit_cast(Int, shifted) - std::bit_cast<int32_t>(shift);
+  const Float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Float p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const Int half = exponent >> 1;
+  return p * __builtin_bit_cast(Float, (half + 127) << 23) * __builtin_bit_cast(Float, (exponent - half + 127) << 23);
+}
+}  // namespace detail
+
+// e^x, wrong by at most 2 units in the last place over the whole range, subnormal results included; 0 for −inf, inf
+// from 88.73 up, NaN for NaN. The scalar form vectorises in an `omp simd` loop.
+inline vfloat vexp(vfloat x) { return detail::exp<vfloat, vint>(x); }
+inline float vexp(float x) { return detail::exp<float, int32_t>(x); }
+
+// The largest of n numbers, −inf when there is none; a NaN is passed over.
+inline float max_of(const float* x, int64_t n) {
+  vfloat lanes = vbroadcast(-std::numeric_limits<float>::infinity());
+  int64_t i = 0;
+  for (; i + vector_lanes <= n; i += vector_lanes) {
+    const vfloat v = vload(x + i);
+    lanes = v > lanes ? v : lanes;
+  }
+  float best = lanes[0];
+  for (int lane = 1; lane < vector_lanes; ++lane) best = lanes[lane] > best ? lanes[lane] : best;
+  for (; i < n; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+// Σ exp(x − shift)
+inline float sum_of_exp(const float* x, float shift, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += vexp(x[i] - shift);
+  return sum;
+}
+
+}  // namespace notellm

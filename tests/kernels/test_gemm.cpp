@@ -1,0 +1,91 @@
+#include "kernels/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+namespace notellm {
+namespace {
+
+Tensor view(std::vector<float>& v, int64_t rows, int64_t cols) { return Tensor::of(v.data(), {rows, cols}); }
+
+TEST(Gemm, HandChecked) {
+  Stream stream;
+  std::vector<float> a = {1, 2, 3, 4, 5, 6}, b = {1, 0, -1, 2, 1, 1}, c = {100, 100, 100, 100};
+  gemm(stream, view(a, 2, 3), Transpose::no, view(b, 3, 2), Transpose::no, view(c, 2, 2));
+  EXPECT_EQ(c, (std::vector<float>{2, 7, 5, 16}));
+  gemm(stream, view(a, 2, 3), Transpose::no, view(b, 2, 3), Transpose::yes, view(c, 2, 2), true);
+  EXPECT_EQ(c, (std::vector<float>{2 - 2, 7 + 7, 5 - 2, 16 + 19}));
+}
+
+struct Case {
+  int64_t m, k, n;
+};
+
+// Error bound of a sum of k products in f32: |error| ≤ (k + 1)·2⁻²⁴·Σ|a||b|, whatever the order.
+void compare(const Case& s, Transpose ta, Transpose tb, DType in, DType out, bool accumulate) {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  std::vector<float> a(s.m * s.k), b(s.k * s.n), c(s.m * s.n);
+  for (auto* v : {&a, &b, &c})
+    for (float& x : *v) x = static_cast<float>(bf16(normal(random)));
+  std::vector<bf16> a16(a.size()), b16(b.size()), c16(c.size());
+  auto narrow = [](auto& from, auto& to) { for (size_t i = 0; i < from.size(); ++i) to[i] = bf16(from[i]); };
+  narrow(a, a16), narrow(b, b16), narrow(c, c16);
+  const bool is_ta = ta == Transpose::yes, is_tb = tb == Transpose::yes;
+  const auto tensor = [&](auto& wide, auto& slim, DType t, int64_t r, int64_t q) {
+    return t == DType::f32 ? Tensor::of(wide.data(), {r, q}) : Tensor::of(slim.data(), {r, q});
+  };
+  const std::vector<float> before = c;
+  Stream stream;
+  gemm(stream, tensor(a, a16, in, is_ta ? s.k : s.m, is_ta ? s.m : s.k), ta,
+       tensor(b, b16, in, is_tb ? s.n : s.k, is_tb ? s.k : s.n), tb, tensor(c, c16, out, s.m, s.n), accumulate);
+  for (int64_t i = 0; i < s.m; ++i)
+    for (int64_t j = 0; j < s.n; ++j) {
+      double sum = accumulate ? before[i * s.n + j] : 0, magnitude = std::abs(sum);
+      for (int64_t x = 0; x < s.k; ++x) {
+        const double product = double(a[is_ta ? x * s.m + i : i * s.k + x]) * b[is_tb ? j * s.k + x : x * s.n + j];
+        sum += product, magnitude += std::abs(product);
+      }
+      const double got = out == DType::f32 ? c[i * s.n + j] : static_cast<float>(c16[i * s.n + j]);
+      // bf16 output: one rounding of the product sum, and one more when it was added to a rounded c: 2⁻⁸ in all
+      const double bound = (s.k + 1) * 0x1p-24 * magnitude + (out == DType::bf16 ? 0x1p-8 * std::abs(sum) : 0);
+      ASSERT_LE(std::abs(got - sum), bound + 1e-30) << i << "," << j << " of " << s.m << "x" << s.k << "x" << s.n;
+    }
+}
+
+TEST(Gemm, AgainstPlainLoops) {
+  for (Case s : {Case{1, 1, 1}, {3, 5, 7}, {64, 32, 48}, {65, 33, 17}, {130, 192, 70}})
+    for (Transpose ta : {Transpose::no, Transpose::yes})
+      for (Transpose tb : {Transpose::no, Transpose::yes})
+        for (bool accumulate : {false, true}) {
+          compare(s, ta, tb, DType::f32, DType::f32, accumulate);
+          compare(s, ta, tb, DType::bf16, DType::f32, accumulate);
+          compare(s, ta, tb, DType::bf16, DType::bf16, accumulate);
+        }
+}
+
+TEST(Gemm, EmptySizes) {
+  Stream stream;
+  std::vector<float> a = {1}, b = {2}, c = {3};
+  gemm(stream, view(a, 0, 1), Transpose::no, view(b, 1, 1), Transpose::no, view(c, 0, 1));
+  gemm(stream, view(a, 1, 0), Transpose::no, view(b, 0, 1), Transpose::no, view(c, 1, 1), true);
+  EXPECT_EQ(c[0], 3);
+  gemm(stream, view(a, 1, 0), Transpose::no, view(b, 0, 1), Transpose::no, view(c, 1, 1));
+  EXPECT_EQ(c[0], 0);
+}
+
+TEST(Gemm, Errors) {
+  Stream stream;
+  std::vector<float> x(16);
+  std::vector<bf16> y(16);
+  EXPECT_THROW(gemm(stream, view(x, 2, 3), Transpose::no, view(x, 2, 3), Transpose::no, view(x, 2, 3)), Error);
+  EXPECT_THROW(gemm(stream, view(x, 2, 3), Transpose::no, view(x, 3, 2), Transpose::no, view(x, 3, 2)), Error);
+  EXPECT_THROW(gemm(stream, view(x, 2, 2), Transpose::no, Tensor::of(y.data(), {2, 2}), Transpose::no, view(x, 2, 2)), Error);
+  EXPECT_THROW(gemm(stream, view(x, 2, 2), Transpose::no, view(x, 2, 2), Transpose::no, Tensor::of(y.data(), {2, 2})), Error);
+}
+
+}  // namespace
+}  // namespace notellm
