@@ -1,0 +1,368 @@
+#include "data_pipeline/prepare.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "data_pipeline/pair_spool.h"
+#include "data_pipeline/text_sample.h"
+#include "runtime/error.h"
+#include "runtime/files.h"
+#include "runtime/log.h"
+#include "runtime/progress.h"
+
+namespace notellm {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kBuild = "notellm prepare 1";  // changes when the same input would give other shards
+
+// "a/b/" and "a/b" are the same folder, with a name of its own to put ".partial" behind.
+fs::path folder_of(const PrepareConfig& config) {
+  const fs::path path = fs::path(config.shards).lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
+}
+
+fs::path beside(const fs::path& folder, const char* suffix) {
+  return folder.parent_path() / (folder.filename().string() + suffix);
+}
+
+// What decides the content: the configuration less where the shards go and how much memory may be used.
+std::string content_config(PrepareConfig config) {
+  config.shards.clear();
+  config.memory_mb = PrepareConfig{}.memory_mb;
+  Fields fields;
+  config.fields(fields);
+  return print_config(fields);
+}
+
+std::map<std::string, std::string> checksums(const PrepareConfig& config) {
+  std::map<std::string, std::string> inputs;
+  inputs[config.notes] = checksum_file(config.notes);
+  for (const std::string& file : config.clicks.files) inputs[file] = checksum_file(file);
+  if (!config.tokenizer.model.empty()) inputs[config.tokenizer.model] = checksum_file(config.tokenizer.model);
+  return inputs;
+}
+
+bool is_own_file(const fs::path& path) {
+  const std::string name = path.filename().string();
+  return name == kShardSetName || name == kTokenizerName ||
+         (path.extension() == ".h5" && (name.starts_with("notes-") || name.starts_with("pairs-")));
+}
+
+void check_config(const PrepareConfig& config) {
+  if (config.notes.empty()) fail(ErrorKind::usage, "notes: no file is given; set it to a notes.jsonl");
+  if (config.shards.empty()) fail(ErrorKind::usage, "shards: no folder is given; set it to where the shards shall go");
+  if (config.clicks.files.empty()) fail(ErrorKind::usage, "clicks.files: no file is given; set it to the click logs");
+  const fs::path folder = folder_of(config);
+  if (!fs::exists(folder)) return;
+  if (!fs::is_directory(folder)) fail(ErrorKind::usage, "shards: {} is not a folder", folder.string());
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (!is_own_file(entry.path()))
+      fail(ErrorKind::usage,
+           "shards: {} is not a file of shards, and the folder is replaced as a whole; choose another "
+           "folder",
+           entry.path().string());
+}
+
+// True when the folder holds the shards of this input and configuration, and all their files.
+bool is_up_to_date(const fs::path& folder, const ShardSet& wanted, ShardSet& found) {
+  if (!has_shards(folder)) return false;
+  try {
+    found = read_shard_set(folder);
+  } catch (const Error& error) {
+    spdlog::warn("{}", error.what());
+    return false;
+  }
+  bool complete = fs::exists(folder / kTokenizerName);
+  for (int64_t i = 0; i < found.note_shards(); ++i) complete = complete && fs::exists(folder / notes_shard_name(i));
+  for (int64_t i = 0; i < found.pair_shards(); ++i) complete = complete && fs::exists(folder / pairs_shard_name(i));
+  return complete && found.config == wanted.config && found.inputs == wanted.inputs;
+}
+
+void append_note(NoteTable& table, const Note& note, const NoteTokens& tokens, int32_t category_id) {
+  table.ids.push_back(note.id);
+  table.titles.push_back(note.title);
+  table.category_input.push_back(tokens.category_input);
+  table.hashtag_input.push_back(tokens.hashtag_input);
+  table.category.push_back(tokens.category);
+  table.category_id.push_back(tokens.category.empty() ? -1 : category_id);
+  for (const auto& hashtag : tokens.hashtag_inner) table.hashtag_inner.push_back(hashtag);
+  for (const auto& hashtag : tokens.hashtag_last) table.hashtag_last.push_back(hashtag);
+  table.hashtag_begin.push_back(table.hashtag_inner.size());
+}
+
+// One run of the stage on one rank.
+class Run {
+ public:
+  Run(const PrepareConfig& config, Communicator& ranks)
+      : config_(config), ranks_(ranks), folder_(folder_of(config)), partial_(beside(folder_, ".partial")) {
+    set_.preset = config.prompt.preset == PromptPreset::paper ? "paper" : "released";
+    set_.config = content_config(config);
+    set_.notes_per_shard = config.notes_per_shard;
+    set_.pairs_per_shard = config.pairs_per_shard;
+  }
+
+  PrepareReport run() {
+    timed("inputs", [&] { set_.inputs = checksums(config_); });
+    const bool up_to_date = ranks_.rank() == 0 && is_up_to_date(folder_, set_, report_.set);
+    if (ranks_.broadcast("prepare: up to date", up_to_date ? "1" : "0", 0) == "1") {
+      report_.set = read_shard_set(folder_);
+      report_.up_to_date = true;
+      spdlog::info("prepare: {} is up to date", folder_.string());
+      return report_;
+    }
+    try {
+      build();
+    } catch (const fs::filesystem_error& error) {
+      discard();
+      fail(ErrorKind::io, "{}", error.what());
+    } catch (...) {
+      discard();
+      throw;
+    }
+    report_.set = set_;
+    return report_;
+  }
+
+ private:
+  bool first() const { return ranks_.rank() == 0; }
+
+  template <class Work>
+  void timed(const char* stage, Work work) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    report_.seconds.emplace_back(stage, seconds.count());
+    if (seconds.count() > 1) spdlog::info("prepare: {} took {}", stage, format_seconds(seconds.count()));
+  }
+
+  void discard() const {
+    std::error_code ignored;
+    fs::remove_all(partial_, ignored);
+  }
+
+  void build() {
+    if (first()) {
+      fs::remove_all(partial_);
+      fs::create_directories(partial_);
+    }
+    ranks_.barrier("prepare: folder");
+    timed("read notes", [&] { read_notes(); });
+    timed("tokenizer", [&] { make_tokenizer(); });
+    timed("clicks", [&] { count_clicks(); });
+    timed("tokenize notes", [&] { write_notes(); });
+    timed("write pairs", [&] { write_pairs(); });
+    ranks_.barrier("prepare: shards");
+    if (first()) publish();
+    ranks_.barrier("prepare: done");
+  }
+
+  void read_notes() {
+    NoteReader reader(config_.notes, config_.title);
+    const bool sampling = first() && config_.tokenizer.model.empty();
+    TextSample sample(config_.tokenizer.training_texts, config_.prompt);
+    std::set<std::string, std::less<>> categories;
+    Progress progress("read notes", 0, first());
+    int64_t row = 0;
+    for (std::vector<Note> batch; reader.read(batch);) {
+      for (const Note& note : batch) {
+        if (sampling) sample.offer(row, note);
+        if (std::string category = fold_spaces(note.category); !category.empty())
+          categories.insert(std::move(category));
+        ++row;
+      }
+      progress.advance(std::ssize(batch));
+    }
+    index_ = reader.index();
+    texts_ = sample.take();
+    report_.notes = reader.stats();
+    set_.notes = index_.size();
+    set_.category_names.assign(categories.begin(), categories.end());
+  }
+
+  void make_tokenizer() {
+    std::string model;
+    const bool given = !config_.tokenizer.model.empty();
+    if (first()) {
+      if (!given) spdlog::info("prepare: training a tokenizer on {} texts", format_count(std::ssize(texts_)));
+      model = given ? read_file(config_.tokenizer.model) : Tokenizer::train(texts_, config_.tokenizer.vocabulary);
+      write_file(partial_ / kTokenizerName, model);
+    }
+    texts_ = {};
+    model = ranks_.broadcast("prepare: tokenizer", model, 0);
+    tokenizer_ = std::make_unique<Tokenizer>(
+        Tokenizer::from_model(std::move(model), given ? config_.tokenizer.model : "the trained tokenizer"));
+    prompt_ = std::make_unique<Prompt>(*tokenizer_, config_.prompt);
+    set_.prompt = prompt_->shared();
+    set_.tokenizer_digest = tokenizer_->digest();
+    std::string identity = fmt::format("{}\n{}\n{}\n", kBuild, set_.config, set_.tokenizer_digest);
+    for (const auto& [file, sum] : set_.inputs) identity += fmt::format("{} {}\n", file, sum);
+    set_.id = checksum(identity);
+    ranks_.require_equal("prepare: input", "configuration and input files", set_.id);
+  }
+
+  void count_clicks() {
+    // What the notes' ids, the program and its libraries take; the click log gets the rest.
+    const int64_t taken = (int64_t{160} << 20) + 64 * index_.size(), least = int64_t{32} << 20;
+    const int64_t memory = (int64_t{config_.memory_mb} << 20) - taken;
+    if (memory < least)
+      fail(ErrorKind::usage, "memory_mb: {} is too little for {} notes; set at least {}", config_.memory_mb,
+           format_count(index_.size()), ((taken + least) >> 20) + 1);
+    const ClickLists lists = read_clicks(config_.clicks, index_, partial_, memory, first());
+    report_.clicks = lists.stats();
+    index_ = {};
+    set_.train_pairs = spool_pairs(lists, Split::train, "train", memory, report_.train);
+    set_.test_pairs = spool_pairs(lists, Split::heldout, "test", memory, report_.test);
+    if (set_.train_pairs == 0)
+      fail(ErrorKind::data,
+           "no training pair is left: {} kept training users, {} scores under cooccurrence.lower, {} over "
+           "cooccurrence.upper; lower clicks.min_user_notes or cooccurrence.lower, or raise clicks.stop_share",
+           report_.clicks.kept_users[0], report_.train.low, report_.train.high);
+    clicks_.assign(lists.training_users().begin(), lists.training_users().end());
+    in_pool_.assign(lists.in_pool().begin(), lists.in_pool().end());
+  }
+
+  // Returns the number of pairs on all ranks; `stats` gets the sums over ranks.
+  int64_t spool_pairs(const ClickLists& lists, Split split, const char* name, int64_t memory,
+                      CooccurrenceStats& stats) {
+    PairSpool spool(partial_, name, ranks_.rank());
+    stats = cooccurrence(ranks_, lists, split, config_.cooccurrence, memory,
+                         [&](std::span<const Pair> pairs) { spool.append(pairs); });
+    spool.finish();
+    sum({&stats.triples, &stats.scored, &stats.low, &stats.high, &stats.beyond, &stats.pairs});
+    stats.seconds = ranks_.max("prepare: seconds", stats.seconds);
+    return stats.pairs;
+  }
+
+  void sum(std::initializer_list<int64_t*> values) {
+    std::vector<int64_t> buffer;
+    for (const int64_t* value : values) buffer.push_back(*value);
+    ranks_.all_reduce_sum("prepare: counts", Tensor::of(buffer.data(), {std::ssize(buffer)}));
+    for (size_t i = 0; i < buffer.size(); ++i) *values.begin()[i] = buffer[i];
+  }
+
+  // Rank r writes the shards r, r + ranks, …
+  bool is_mine(int64_t row) const { return row / set_.notes_per_shard % ranks_.size() == ranks_.rank(); }
+
+  void write_notes() {
+    NoteReader reader(config_.notes, config_.title);
+    std::vector<WordEncoder> encoders(omp_get_max_threads(), WordEncoder(*tokenizer_));
+    Progress progress("tokenize notes", set_.notes, first());
+    NoteTable table;
+    int64_t row = 0;
+    for (std::vector<Note> batch; reader.read(batch);) {
+      const std::vector<NoteTokens> tokens = tokenize(batch, row, encoders);
+      for (size_t i = 0; i < batch.size(); ++i, ++row) {
+        if (!is_mine(row)) continue;
+        append_note(table, batch[i], tokens[i], category_id(batch[i]));
+        count(tokens[i]);
+        if ((row + 1) % set_.notes_per_shard == 0 || row + 1 == set_.notes) write_shard(row, table);
+      }
+      progress.advance(std::ssize(batch));
+    }
+    if (row != set_.notes) changed();
+    sum({&report_.tokens, &report_.titles_cut, &report_.contents_cut, &report_.notes_shortened,
+         &report_.categories_left_out, &report_.hashtags, &report_.hashtags_left_out, &report_.hashtags_beyond});
+  }
+
+  std::vector<NoteTokens> tokenize(const std::vector<Note>& batch, int64_t row, std::vector<WordEncoder>& encoders) {
+    std::vector<NoteTokens> tokens(batch.size());
+    std::exception_ptr error;
+#pragma omp parallel for schedule(dynamic, 16)
+    for (size_t i = 0; i < batch.size(); ++i) {
+      if (!is_mine(row + static_cast<int64_t>(i))) continue;
+      try {
+        tokens[i] = prompt_->tokens(encoders[omp_get_thread_num()], batch[i]);
+      } catch (...) {
+#pragma omp critical
+        error = std::current_exception();
+      }
+    }
+    if (error) std::rethrow_exception(error);
+    return tokens;
+  }
+
+  int32_t category_id(const Note& note) const {
+    const std::string name = fold_spaces(note.category);
+    if (name.empty()) return -1;
+    const auto found = std::lower_bound(set_.category_names.begin(), set_.category_names.end(), name);
+    if (found == set_.category_names.end() || *found != name) changed();
+    return static_cast<int32_t>(found - set_.category_names.begin());
+  }
+
+  [[noreturn]] void changed() const {
+    fail(ErrorKind::data, "{}: changed while it was read; run prepare again", config_.notes);
+  }
+
+  void count(const NoteTokens& tokens) {
+    report_.tokens += std::ssize(tokens.category_input);
+    report_.titles_cut += tokens.title_cut;
+    report_.contents_cut += tokens.content_cut;
+    report_.notes_shortened += tokens.shortened;
+    report_.categories_left_out += tokens.category_left_out;
+    report_.hashtags += std::ssize(tokens.hashtag_inner);
+    report_.hashtags_left_out += tokens.hashtags_left_out;
+    report_.hashtags_beyond += tokens.hashtags_beyond;
+  }
+
+  // The shard whose last row is `last`; empties the table.
+  void write_shard(int64_t last, NoteTable& table) {
+    if (last >= set_.notes) changed();
+    const int64_t begin = last + 1 - table.size();
+    table.clicks.assign(clicks_.begin() + begin, clicks_.begin() + last + 1);
+    table.in_pool.assign(in_pool_.begin() + begin, in_pool_.begin() + last + 1);
+    write_notes_shard(partial_, set_, last / set_.notes_per_shard, table);
+    table = {};
+  }
+
+  void write_pairs() {
+    if (!first()) return;
+    SpooledPairs train(partial_, "train", ranks_.size()), test(partial_, "test", ranks_.size());
+    for (int64_t shard = 0; shard < set_.pair_shards(); ++shard) {
+      const auto train_pairs = train.next(set_.pairs_per_shard), test_pairs = test.next(set_.pairs_per_shard);
+      write_pairs_shard(partial_, set_, shard, train_pairs, test_pairs);
+    }
+    train.remove();
+    test.remove();
+  }
+
+  // The folder becomes complete, and takes the place of an older one.
+  void publish() {
+    finish_shards(partial_, set_);
+    sync_directory(partial_);
+    const fs::path old = beside(folder_, ".old");
+    fs::remove_all(old);
+    if (fs::exists(folder_)) fs::rename(folder_, old);
+    fs::rename(partial_, folder_);
+    sync_directory(folder_.has_parent_path() ? folder_.parent_path() : fs::path("."));
+    fs::remove_all(old);
+  }
+
+  const PrepareConfig& config_;
+  Communicator& ranks_;
+  const fs::path folder_, partial_;
+  PrepareReport report_;
+  ShardSet set_;
+  NoteIndex index_;
+  std::vector<std::string> texts_;  // to train a tokenizer on; rank 0
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Prompt> prompt_;
+  std::vector<int32_t> clicks_;   // [notes]
+  std::vector<uint8_t> in_pool_;  // [notes]
+};
+
+}  // namespace
+
+PrepareReport prepare(const PrepareConfig& config, Communicator& ranks) {
+  check_config(config);
+  return Run(config, ranks).run();
+}
+
+}  // namespace notellm
