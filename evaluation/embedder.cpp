@@ -1,0 +1,52 @@
+#include "evaluation/embedder.h"
+
+#include "model/note_head.h"
+#include "runtime/progress.h"
+
+namespace notellm {
+namespace {
+
+int64_t arena_bytes(const ModelConfig& config, DType compute, int64_t notes) {
+  // Address space: what is not touched costs nothing. 2 × the vectors and gathered rows, and some small tensors.
+  return transformer_arena_bytes(config, compute, notes * config.context, notes) +
+         notes * (config.dim + config.note_dim) * 16 + (1 << 20);
+}
+
+}  // namespace
+
+Embedder::Embedder(const ModelConfig& config, DType compute, int batch_notes)
+    : transformer_(config, compute), batch_notes_(batch_notes), arena_(arena_bytes(config, compute, batch_notes)) {}
+
+void Embedder::embed(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,
+                     std::span<const int32_t> which, Tensor out, bool show) {
+  const auto all = static_cast<int64_t>(which.size());
+  NOTELLM_CHECK(out.rows() == all, "{} for {} notes", describe(out), all);
+  std::vector<int64_t> rows_of(ranks.size());
+  const auto begin_of = [&](int rank) { return all * rank / ranks.size(); };
+  for (int rank = 0; rank < ranks.size(); ++rank) rows_of[rank] = begin_of(rank + 1) - begin_of(rank);
+
+  const int64_t first = begin_of(ranks.rank()), own = rows_of[ranks.rank()];
+  Buffer memory(own * out.cols() * 4);
+  const Tensor mine = memory.tensor(DType::f32, {own, out.cols()});
+  Progress progress("embed notes", own, show && ranks.rank() == 0);
+  for (int64_t begin = 0; begin < own; begin += batch_notes_) {
+    const int64_t end = std::min(own, begin + batch_notes_);
+    embed_batch(stream, weights, notes, which.subspan(first + begin, end - begin), mine.slice(begin, end));
+    progress.advance(end - begin);
+  }
+  ranks.all_gather_rows("note vectors", mine, rows_of, out);
+}
+
+void Embedder::embed_batch(Stream& stream, const Weights& weights, const NoteTable& notes,
+                           std::span<const int32_t> which, Tensor out) {
+  examples_.clear();
+  for (int32_t note : which) examples_.push_back({note, Task::embed, {}});
+  pack(notes, examples_, true, batch_);
+  input_.set(batch_, false);
+  arena_.rewind(0);
+  const Tensor hidden = transformer_.forward(stream, weights, input_, arena_, false);
+  const Tensor norm = arena_.allocate(DType::f32, {out.rows()});
+  note_vectors(stream, hidden, input_.note_places(), weights.note_projection, out, norm, arena_);
+}
+
+}  // namespace notellm

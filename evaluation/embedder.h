@@ -1,0 +1,33 @@
+// Note vectors of many notes: what evaluation, `embed` and `neighbors` share.
+#pragma once
+
+#include <span>
+
+#include "model/transformer.h"
+#include "runtime/communicator.h"
+
+namespace notellm {
+
+class Embedder {
+ public:
+  // batch_notes: notes that are computed at once.
+  Embedder(const ModelConfig& config, DType compute, int batch_notes);
+
+  // Normalised vectors of rows of the note table (of their category prompt up to the row before [EMB]): out[i, :] for
+  // notes[i], f32 [notes.size(), note_dim]. Shared out over the ranks; every rank gets all. `show`: progress.
+  void embed(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,
+             std::span<const int32_t> which, Tensor out, bool show);
+
+ private:
+  void embed_batch(Stream& stream, const Weights& weights, const NoteTable& notes, std::span<const int32_t> which,
+                   Tensor out);
+
+  Transformer transformer_;
+  int batch_notes_;
+  Arena arena_;
+  std::vector<NoteExample> examples_;
+  PackedBatch batch_;
+  ModelInput input_;
+};
+
+}  // namespace notellm

@@ -1,0 +1,26 @@
+// Recall of an encoder over the whole pool: what `evaluate` and the in-training evaluation share.
+#pragma once
+
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "evaluation/embedder.h"
+#include "evaluation/ranking.h"
+
+namespace notellm {
+
+// Every k-th of the pairs, so that at most `most` are left: the same sample at every call.
+std::vector<Pair> sample_pairs(std::span<const Pair> pairs, int64_t most);
+
+// Embeds the pool with the weights and ranks every question's target for its query by cosine + prior[pool row] (empty:
+// none). All ranks call it and get the same.
+std::vector<Rank> encoder_ranks(Stream& stream, Communicator& ranks, Embedder& embedder, const Weights& weights,
+                                const NoteTable& notes, const Pool& pool, std::span<const Question> questions,
+                                std::span<const float> prior, bool show);
+
+// "recall_10", "recall_100", …, "mrr" with their values.
+std::vector<std::pair<std::string, double>> named_values(const RankingMetrics& metrics);
+
+}  // namespace notellm

@@ -1,0 +1,54 @@
+#include "evaluation/report.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "evaluation/recall.h"
+#include "runtime/progress.h"
+
+namespace notellm {
+namespace {
+
+int64_t pairs_of(const Slice& slice) {
+  return std::count_if(slice.mask.begin(), slice.mask.end(), [](uint8_t m) { return m != 0; });
+}
+
+}  // namespace
+
+std::string format_report(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool) {
+  size_t width = 0;
+  for (const MethodRanks& method : methods) width = std::max(width, method.name.size());
+  std::string text;
+  for (const Slice& slice : slices) {
+    const int64_t pairs = pairs_of(slice);
+    text += fmt::format("\n{}: {} test pairs, pool of {} notes\n", slice.name, format_count(pairs), format_count(pool));
+    if (pairs == 0) continue;
+    text += fmt::format("  {:<{}}  {:>6}  {:>6}  {:>6}  {:>6}  {:>6}\n", "", width, "R@10", "R@100", "R@1k", "R@10k",
+                        "MRR");
+    for (const MethodRanks& method : methods) {
+      const RankingMetrics m = summarize(method.ranks, slice.mask);
+      text += fmt::format("  {:<{}}", method.name, width);
+      for (double recall : m.recall) text += fmt::format("  {:>6.1f}", 100 * recall);
+      text += fmt::format("  {:>6.4f}\n", m.mrr);
+    }
+  }
+  return text;
+}
+
+std::string report_json(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool) {
+  nlohmann::ordered_json all;
+  for (const Slice& slice : slices) {
+    nlohmann::ordered_json of_slice;
+    for (const MethodRanks& method : methods) {
+      const RankingMetrics m = summarize(method.ranks, slice.mask);
+      nlohmann::ordered_json values;
+      if (m.count > 0)
+        for (const auto& [name, value] : named_values(m)) values[name] = value;
+      of_slice[method.name] = values;
+    }
+    all[slice.name] = {{"pairs", pairs_of(slice)}, {"methods", of_slice}};
+  }
+  return nlohmann::ordered_json({{"pool", pool}, {"slices", all}}).dump(2) + "\n";
+}
+
+}  // namespace notellm
