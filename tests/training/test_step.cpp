@@ -1,0 +1,239 @@
+// The step against the double-precision model of tests/support: loss, every gradient by finite differences, and the
+// same result for any number of ranks and micro-batches.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "tests/support/reference_model.h"
+#include "tests/support/tiny_notes.h"
+#include "training/step.h"
+
+namespace notellm {
+namespace {
+
+RunConfig tiny_config() {
+  RunConfig c;
+  c.seed = 5;
+  c.model.dim = 12;
+  c.model.layers = 2;
+  c.model.heads = 4;
+  c.model.kv_heads = 2;
+  c.model.head_dim = 4;
+  c.model.ffn = 10;
+  c.model.note_dim = 6;
+  c.model.context = 64;
+  c.model.init.embedding_std = 0.5;  // far from the flat beginning, so that every gradient is of a size
+  c.model.init.matrix_std = 0.3;
+  c.model.init.tau = 1;
+  c.loss.alpha = 0.5;
+  c.loss.sampling_correction = SamplingCorrection::logq;
+  c.train.pairs_per_step = 8;
+  return c;
+}
+
+// A model, its gradient buffer and a step on some ranks.
+struct TinyStep {
+  RunConfig config;
+  test::TinyData data = test::tiny_data(12);
+  ParameterLayout layout;
+  Buffer weight_memory, gradient_memory, compute_memory;
+  Tensor flat;
+  std::optional<Weights> weights, gradients;
+  std::optional<TrainingStep> step;
+  StepResult result;
+
+  TinyStep(const RunConfig& c, Communicator& ranks)
+      : config(c),
+        layout(c.model, padded_vocabulary(data.notes.prompt.vocabulary)),
+        weight_memory(layout.size() * 4),
+        gradient_memory(layout.size() * 4),
+        compute_memory(layout.size() * 2),
+        flat(weight_memory.tensor(DType::f32, {layout.size()})) {
+    initialize(layout, config.model, config.seed, data.notes.prompt.vocabulary, data.notes.prompt.emb, flat);
+    Tensor compute = flat;
+    if (config.precision == Precision::bf16) {
+      compute = compute_memory.tensor(DType::bf16, {layout.size()});
+      for (int64_t i = 0; i < layout.size(); ++i) compute.as<bf16>()[i] = bf16(flat.as<float>()[i]);
+    }
+    weights.emplace(layout, config.model, compute);
+    gradients.emplace(layout, config.model, gradient_memory.tensor(DType::f32, {layout.size()}));
+    step.emplace(config, data.notes, data.pairs, ranks);
+    Stream stream;
+    result = step->run(stream, 3, *weights, static_cast<float>(config.model.init.tau), *gradients);
+  }
+};
+
+test::ReferenceLoss reference_of(const TinyStep& s, const test::ReferenceWeights& weights) {
+  const Sampler sampler(
+      s.data.notes, s.data.pairs, s.config.train.pairs_per_step,
+      {static_cast<uint64_t>(s.config.seed), s.config.loss.hashtag_share, s.config.loss.random_topics});
+  std::vector<NoteExample> examples;
+  std::vector<double> log_q;
+  for (int i = 0; i < s.config.train.pairs_per_step; ++i) {
+    const auto slot = sampler.slot(3, i);
+    for (const NoteExample& e : {slot.query, slot.target}) {
+      examples.push_back(e);
+      if (s.config.loss.sampling_correction == SamplingCorrection::logq)
+        log_q.push_back(sampler.log_sampling_probability(e.note));
+    }
+  }
+  return test::reference_loss(s.config.model, weights, s.data.notes, examples, log_q, s.config.loss.mask_known,
+                              s.config.loss.alpha);
+}
+
+double norm_of(const Tensor& t) {
+  double sum = 0;
+  for (float x : t.span<float>()) sum += double(x) * x;
+  return std::sqrt(sum);
+}
+
+// |a − b| / |b| of one parameter's gradients.
+double difference(const Parameter& p, Tensor a, Tensor b) {
+  const auto x = p.view(a).span<float>(), y = p.view(b).span<float>();
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += (double(x[i]) - y[i]) * (double(x[i]) - y[i]);
+  return std::sqrt(sum) / norm_of(p.view(b));
+}
+
+TEST(Step, LossEqualsTheDoubleModel) {
+  Communicator self = Communicator::self();
+  for (bool tied : {true, false})
+    for (bool mask : {true, false})
+      for (auto correction : {SamplingCorrection::none, SamplingCorrection::logq}) {
+        RunConfig c = tiny_config();
+        c.model.tied_head = tied;
+        c.loss.mask_known = mask;
+        c.loss.sampling_correction = correction;
+        const TinyStep s(c, self);
+        const test::ReferenceLoss reference = reference_of(s, test::ReferenceWeights(s.layout, s.flat));
+        // f32 sums of some hundred terms: 2⁻²⁴ · √(terms) each, through about 10 ops
+        EXPECT_NEAR(s.result.contrastive, reference.contrastive, 1e-5 * reference.contrastive);
+        EXPECT_NEAR(s.result.token, reference.token, 1e-5 * reference.token);
+        EXPECT_NEAR(s.result.loss, reference.loss, 1e-5 * reference.loss);
+        EXPECT_GT(s.result.labels, 16);
+      }
+}
+
+// Central differences in double: error h² · third derivative ≈ 1e-8 at h = 1e-4, and 1e-16 / h of rounding; the f32
+// gradient's own error is about 1e-6 of its norm.
+TEST(Step, GradientEqualsFiniteDifferences) {
+  Communicator self = Communicator::self();
+  RunConfig c = tiny_config();
+  c.model.tied_head = false;
+  c.train.pairs_per_step = 3;
+  const TinyStep s(c, self);
+  test::ReferenceWeights weights(s.layout, s.flat);
+  std::mt19937 random(3);
+  for (const Parameter& p : s.layout.all()) {
+    const float* gradient = p.view(s.gradients->flat).as<float>();
+    const double scale = norm_of(p.view(s.gradients->flat)) / std::sqrt(p.size());
+    const int64_t cols = p.cols ? p.cols : 1;
+    ASSERT_GT(scale, 0) << p.name;
+    const int checks = p.kind == ParameterKind::embedding ? 40 : 12;
+    for (int check = 0; check < checks; ++check) {
+      const int64_t i = std::uniform_int_distribution<int64_t>(0, p.size() - 1)(random);
+      double& x = weights.of.at(p.name)[i / cols][i % cols];
+      const double before = x, h = 1e-4;
+      x = before + h;
+      const double above = reference_of(s, weights).loss;
+      x = before - h;
+      const double below = reference_of(s, weights).loss;
+      x = before;
+      EXPECT_NEAR(gradient[i], (above - below) / (2 * h), 1e-4 * scale + 1e-7) << p.name << " element " << i;
+    }
+  }
+}
+
+TEST(Step, SharedPrefixChangesNothingButTheWork) {
+  Communicator self = Communicator::self();
+  RunConfig c = tiny_config();
+  const TinyStep shared(c, self);
+  c.train.share_prefix = false;
+  const TinyStep plain(c, self);
+  EXPECT_NEAR(shared.result.loss, plain.result.loss, 1e-6 * plain.result.loss);
+  for (const Parameter& p : shared.layout.all())
+    EXPECT_LT(difference(p, shared.gradients->flat, plain.gradients->flat), 1e-5) << p.name;
+  EXPECT_LT(shared.result.tokens, plain.result.tokens);
+  EXPECT_EQ(shared.result.unshared_tokens, plain.result.tokens);
+}
+
+TEST(Step, SameForAnyRanksAndMicroBatches) {
+  Communicator self = Communicator::self(), world = Communicator::world();
+  const RunConfig c = tiny_config();
+  const TinyStep alone(c, self);
+  for (int micro_batch : {0, 3, 1}) {
+    RunConfig split = c;
+    split.train.micro_batch_pairs = micro_batch;
+    const TinyStep together(split, world);
+    EXPECT_NEAR(together.result.loss, alone.result.loss, 1e-5 * alone.result.loss) << micro_batch;
+    EXPECT_EQ(together.result.labels, alone.result.labels);
+    for (const Parameter& p : alone.layout.all())
+      EXPECT_LT(difference(p, together.gradients->flat, alone.gradients->flat), 1e-5)
+          << p.name << " micro-batches of " << micro_batch;
+  }
+}
+
+TEST(Step, ReleasedCodeDividesTheEncodersContrastiveGradientByTheRanks) {
+  Communicator self = Communicator::self(), world = Communicator::world();
+  RunConfig c = tiny_config();
+  c.loss.alpha = 0;
+  const TinyStep exact(c, self);
+  c.loss.gradient = ContrastiveGradient::released_code;
+  const TinyStep released(c, world);
+  for (const Parameter& p : exact.layout.all()) {
+    const auto x = p.view(released.gradients->flat).span<float>(), y = p.view(exact.gradients->flat).span<float>();
+    const double share = p.kind == ParameterKind::temperature ? 1 : 1.0 / world.size();
+    const double scale = norm_of(p.view(exact.gradients->flat));
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], share * y[i], 1e-5 * scale) << p.name;
+  }
+}
+
+TEST(Step, SameBitsAgain) {
+  Communicator world = Communicator::world();
+  const TinyStep a(tiny_config(), world), b(tiny_config(), world);
+  EXPECT_EQ(a.result.loss, b.result.loss);
+  EXPECT_EQ(std::memcmp(a.gradients->flat.data, b.gradients->flat.data, a.gradients->flat.bytes()), 0);
+}
+
+// bf16 rounds activations to 2⁻⁹: the gradient of the whole tiny model stays within a few per cent of the f32 one.
+TEST(Step, Bf16IsCloseToFp32) {
+  Communicator self = Communicator::self();
+  RunConfig c = tiny_config();
+  const TinyStep wide(c, self);
+  c.precision = Precision::bf16;
+  const TinyStep narrow(c, self);
+  EXPECT_NEAR(narrow.result.loss, wide.result.loss, 0.02 * wide.result.loss);
+  for (const Parameter& p : wide.layout.all())
+    EXPECT_LT(difference(p, narrow.gradients->flat, wide.gradients->flat), 0.1) << p.name;
+}
+
+TEST(Step, TooFewPairsForTheRanks) {
+  Communicator world = Communicator::world();
+  if (world.size() == 1) return;
+  RunConfig c = tiny_config();
+  c.train.pairs_per_step = world.size() - 1;
+  try {
+    TinyStep s(c, world);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+  }
+}
+
+TEST(Step, NoteLongerThanTheContext) {
+  Communicator self = Communicator::self();
+  RunConfig c = tiny_config();
+  c.model.context = 12;
+  try {
+    TinyStep s(c, self);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::data);
+    EXPECT_NE(std::string(error.what()).find("model.context"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace notellm

@@ -1,0 +1,67 @@
+// One training step: from the step's number to the gradient of the global loss.
+//
+//     L = (L_cl + alpha · L_gen) / (1 + alpha)        over all pairs of the step, on all ranks and micro-batches
+//
+// 1. note vectors of every micro-batch; 2. gathered over the ranks; 3. InfoNCE on this rank's rows; 4. the gradient of
+// all vectors reduced to their owners; 5. backward of every micro-batch with the gradient of its vectors and its token
+// loss together (GradCache, arXiv 2101.06983, for the joint objective). With one micro-batch, 1 and 5 share the forward
+// pass.
+#pragma once
+
+#include <vector>
+
+#include "data_pipeline/sampler.h"
+#include "losses/contrastive.h"
+#include "model/transformer.h"
+#include "runtime/communicator.h"
+#include "training/config.h"
+
+namespace notellm {
+
+struct StepResult {
+  double loss = 0, contrastive = 0, token = 0;  // of the whole step, the same on all ranks
+  double positive_similarity = 0, negative_similarity = 0;
+  int64_t notes = 0, labels = 0, tokens = 0, unshared_tokens = 0;
+};
+
+class TrainingStep {
+ public:
+  // Throws Error(usage): fewer pairs per step than ranks; Error(data): a note whose sequence is longer than the context
+  // (which one), too few pairs.
+  TrainingStep(const RunConfig& config, const NoteTable& notes, const PairTable& pairs, Communicator& ranks);
+
+  // The loss of step `step` at `weights`, and its gradient in `gradients` (f32, overwritten; the same on all ranks).
+  // tau: the master value of weights.tau.
+  StepResult run(Stream& stream, int64_t step, const Weights& weights, float tau, const Weights& gradients);
+
+  int64_t arena_peak_bytes() const { return arena_.peak_bytes(); }
+
+ private:
+  // The notes of a step and where they go; the same on all ranks.
+  struct Plan {
+    std::vector<Sampler::Slot> slots;
+    std::vector<std::vector<std::vector<int32_t>>> lists;  // [rank][micro-batch] slots
+    std::vector<int64_t> ids, rows_of;                     // gathered order; notes of each rank
+    std::vector<float> log_q;
+    int64_t labels = 0;
+  };
+  void plan(int64_t step);
+  void pack_micro_batch(int micro_batch);
+  int64_t longest_sequence() const;
+  int64_t arena_bytes() const;
+
+  const RunConfig& config_;
+  const NoteTable& notes_;
+  Communicator& ranks_;
+  Sampler sampler_;
+  Transformer transformer_;
+  Contrastive contrastive_;
+  int micro_batches_;
+  Plan plan_;
+  std::vector<NoteExample> examples_;
+  PackedBatch batch_;
+  ModelInput input_;
+  Arena arena_;
+};
+
+}  // namespace notellm

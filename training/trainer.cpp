@@ -1,0 +1,207 @@
+#include "training/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <optional>
+
+#include "data_pipeline/shards.h"
+#include "evaluation/recall.h"
+#include "runtime/files.h"
+#include "runtime/log.h"
+#include "runtime/progress.h"
+#include "training/checkpoint.h"
+#include "training/metrics.h"
+
+namespace notellm {
+namespace {
+
+namespace fs = std::filesystem;
+
+volatile std::sig_atomic_t signal_received = 0;
+
+// TERM and USR1 set a flag while a run lasts; the step loop looks at it.
+class SignalGuard {
+ public:
+  SignalGuard() {
+    signal_received = 0;
+    old_term_ = std::signal(SIGTERM, [](int number) { signal_received = number; });
+    old_user_ = std::signal(SIGUSR1, [](int number) { signal_received = number; });
+  }
+  ~SignalGuard() {
+    std::signal(SIGTERM, old_term_);
+    std::signal(SIGUSR1, old_user_);
+  }
+
+ private:
+  void (*old_term_)(int);
+  void (*old_user_)(int);
+};
+
+class Trainer {
+ public:
+  Trainer(const RunConfig& config, Communicator& ranks, const Shards& shards)
+      : config_(config),
+        ranks_(ranks),
+        shards_(shards),
+        layout_(config.model, padded_vocabulary(shards.notes.prompt.vocabulary)),
+        optimizer_(config.optimizer, layout_, config.compute()),
+        gradient_memory_(layout_.size() * 4),
+        weights_(layout_, config.model, optimizer_.compute_weights()),
+        gradients_(layout_, config.model, gradient_memory_.tensor(DType::f32, {layout_.size()})),
+        step_(config, shards.notes, shards.pairs, ranks) {}
+
+  void start_anew() {
+    initialize(layout_, config_.model, config_.seed, shards_.notes.prompt.vocabulary, shards_.notes.prompt.emb,
+               optimizer_.weights());
+    optimizer_.refresh_compute_weights();
+  }
+  void resume_from(const fs::path& checkpoint);
+  TrainingEnd run();
+
+ private:
+  StepMetrics do_step();
+  void count_skipped(const StepMetrics& metrics);
+  void save();
+  void evaluate_sample(Metrics* metrics);
+
+  const RunConfig& config_;
+  Communicator& ranks_;
+  const Shards& shards_;
+  Stream stream_;
+  ParameterLayout layout_;
+  Optimizer optimizer_;
+  Buffer gradient_memory_;
+  Weights weights_, gradients_;
+  TrainingStep step_;
+  TrainingPosition position_;
+  int skipped_in_a_row_ = 0;
+  int64_t saved_step_ = -1;
+  std::optional<Embedder> embedder_;
+};
+
+void Trainer::resume_from(const fs::path& checkpoint) {
+  const CheckpointInfo info = verify_checkpoint(checkpoint);
+  if (info.tokenizer_digest != shards_.notes.tokenizer_digest || info.vocabulary != layout_.vocabulary())
+    fail(ErrorKind::checkpoint,
+         "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
+         checkpoint.string(), config_.data.shards, info.config.data.shards);
+  load_weights(checkpoint, layout_, true, optimizer_.weights());
+  load_moments(checkpoint, layout_, optimizer_);
+  optimizer_.refresh_compute_weights();
+  position_ = info.position;
+  saved_step_ = position_.step;
+  spdlog::info("resumed from {} after step {}", checkpoint.string(), position_.step);
+}
+
+StepMetrics Trainer::do_step() {
+  const auto start = std::chrono::steady_clock::now();
+  StepMetrics m;
+  const float tau = *layout_.at("note_head.tau").view(optimizer_.weights()).as<float>();
+  m.result = step_.run(stream_, position_.step, weights_, tau, gradients_);
+  m.tau = tau;
+  m.learning_rate = learning_rate(config_.optimizer, position_.step, config_.train.steps);
+  m.gradient_norm = optimizer_.update(stream_, gradients_.flat, m.learning_rate, position_.updates + 1);
+  ++position_.step;
+  m.step = position_.step;
+  count_skipped(m);
+  m.skipped = position_.skipped;
+  m.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return m;
+}
+
+// A norm that is not finite changed nothing, on any rank: all ranks hold the same sums.
+void Trainer::count_skipped(const StepMetrics& m) {
+  if (std::isfinite(m.gradient_norm)) {
+    ++position_.updates;
+    skipped_in_a_row_ = 0;
+    return;
+  }
+  ++position_.skipped;
+  ++skipped_in_a_row_;
+  if (ranks_.rank() == 0) spdlog::warn("step {}: the gradient has NaN or Inf; skipped by all ranks", m.step);
+  if (skipped_in_a_row_ >= config_.train.most_skipped_steps)
+    fail(ErrorKind::internal,
+         "{} steps in a row had NaN or Inf, the last one step {}: lower optimizer.learning_rate, or go on from an "
+         "older checkpoint with "
+         "--resume",
+         skipped_in_a_row_, m.step);
+}
+
+void Trainer::save() {
+  if (saved_step_ == position_.step) return;
+  if (ranks_.rank() == 0)
+    save_checkpoint(config_, layout_, shards_.notes, fs::path(config_.data.shards) / "tokenizer.model", position_,
+                    optimizer_);
+  saved_step_ = position_.step;
+}
+
+void Trainer::evaluate_sample(Metrics* metrics) {
+  if (!embedder_) embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes);
+  const Pool pool = make_pool(shards_.notes);
+  const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
+  const auto found = encoder_ranks(stream_, ranks_, *embedder_, weights_, shards_.notes, pool, questions, {}, false);
+  if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
+}
+
+TrainingEnd Trainer::run() {
+  const SignalGuard guard;
+  std::optional<Metrics> metrics;
+  if (ranks_.rank() == 0)
+    metrics.emplace(config_.train.run, position_.step, config_.train.steps, config_.train.log_every);
+  while (position_.step < config_.train.steps) {
+    set_watchdog_step(position_.step);
+    const StepMetrics m = do_step();
+    if (metrics) metrics->step(m);
+    const auto every = [&](int n) { return n > 0 && position_.step % n == 0; };
+    if (ranks_.max("signal", static_cast<int64_t>(signal_received)) != 0) {
+      save();
+      if (ranks_.rank() == 0)
+        spdlog::info("a signal asked for the end: saved after step {}; go on with --resume auto", position_.step);
+      return TrainingEnd::preempted;
+    }
+    if (every(config_.train.checkpoint_every)) save();
+    if (every(config_.train.evaluate_every) && !shards_.pairs.test.empty())
+      evaluate_sample(metrics ? &*metrics : nullptr);
+  }
+  save();
+  ranks_.barrier("end of training");
+  return TrainingEnd::finished;
+}
+
+std::optional<fs::path> checkpoint_to_resume(const RunConfig& config, const std::string& resume) {
+  if (resume != "auto" && resume != "never") return find_checkpoint(resume);
+  const std::optional<fs::path> latest = latest_checkpoint(config.train.run);
+  if (resume == "never" && latest)
+    fail(ErrorKind::usage,
+         "{} has checkpoints already ({}): go on with --resume auto, or choose another folder with --set train.run=…",
+         config.train.run, latest->string());
+  return latest;
+}
+
+}  // namespace
+
+TrainingEnd train(const RunConfig& config, const std::string& resume, Communicator& ranks) {
+  set_watchdog(config.train.watchdog_seconds);
+  ranks.require_equal("configuration", "the configuration", print_run_config(config) + resume);
+  const Shards shards = read_shards(config.data.shards);
+  ranks.require_equal(
+      "shards", "the shards in " + config.data.shards,
+      fmt::format("{} {} {}", shards.notes.tokenizer_digest, shards.notes.size(), shards.pairs.train.size()));
+  const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);
+  Trainer trainer(config, ranks, shards);
+  if (checkpoint)
+    trainer.resume_from(*checkpoint);
+  else
+    trainer.start_anew();
+  if (ranks.rank() == 0) {
+    fs::create_directories(config.train.run);
+    write_file(fs::path(config.train.run) / "config.yaml", print_run_config(config));
+    spdlog::info("{} notes, {} training pairs; {} ranks; metrics in {}/metrics.jsonl",
+                 format_count(shards.notes.size()), format_count(static_cast<int64_t>(shards.pairs.train.size())),
+                 ranks.size(), config.train.run);
+  }
+  return trainer.run();
+}
+
+}  // namespace notellm
