@@ -1,0 +1,119 @@
+#include <cmath>
+#include <cstdio>
+
+#include "data_pipeline/notes.h"
+#include "evaluation/baselines.h"
+#include "evaluation/recall.h"
+#include "evaluation/report.h"
+#include "launch/commands.h"
+#include "launch/trained_model.h"
+#include "runtime/files.h"
+#include "runtime/log.h"
+
+namespace notellm {
+namespace {
+
+struct EvaluateOptions : ConfigOptions {
+  std::string checkpoint, json;
+  double popularity_weight = 0;
+  bool baselines = true;
+};
+
+// A scratch folder that goes with the object.
+class ScratchFolder {
+ public:
+  explicit ScratchFolder(std::filesystem::path path) : path_(std::move(path)) {
+    std::filesystem::create_directories(path_);
+  }
+  ~ScratchFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// The click log again: shards hold only the best pairs of each note.
+ClickLists read_click_lists(const PrepareConfig& data, const std::filesystem::path& scratch) {
+  NoteReader reader(data.notes, data.title);
+  std::vector<Note> batch;
+  while (reader.read(batch)) {
+  }
+  const NoteIndex index = reader.take_index();
+  return read_clicks(data.clicks, index, scratch, int64_t{data.memory_mb} << 20);
+}
+
+std::vector<MethodRanks> baseline_ranks(const RunConfig& config, const NoteTable& notes, const Pool& pool,
+                                        std::span<const Question> questions) {
+  std::vector<MethodRanks> methods;
+  methods.push_back({"popularity", popularity_ranks(notes, pool, questions)});
+  methods.push_back({"popularity in the category", category_popularity_ranks(notes, pool, questions)});
+  methods.push_back({"TF-IDF cosine", tfidf_ranks(config.data.notes, config.data.title, pool, questions)});
+  const ScratchFolder scratch(std::filesystem::path(config.train.run) / "evaluate.scratch");
+  const ClickLists lists = read_click_lists(config.data, scratch.path());
+  const auto scores = training_scores(lists, pool, questions, int64_t{config.data.memory_mb} << 20);
+  methods.push_back({"co-occurrence", cooccurrence_ranks(pool, questions, scores)});
+  return methods;
+}
+
+// What is added to the cosine: weight · log(1 + training clicks) / e^tau. The loss compares e^tau · cosine, so that the
+// weight is in its units: 1 would undo the correction for popular notes (loss.sampling_correction) entirely.
+std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, double weight, double tau) {
+  std::vector<float> prior;
+  for (int32_t note : pool.notes)
+    prior.push_back(static_cast<float>(weight * std::log1p(notes.clicks[note]) / std::exp(tau)));
+  return prior;
+}
+
+int evaluate(const EvaluateOptions& options, Communicator& ranks) {
+  const TrainedModel model = TrainedModel::load(options.read(ranks), options.checkpoint);
+  const NoteTable& notes = model.shards.notes;
+  const std::vector<Pair>& test = model.shards.pairs.test;
+  if (test.empty())
+    fail(ErrorKind::data, "{} has no test pairs: raise data.clicks.heldout_share and prepare again",
+         model.config.data.shards);
+  const Pool pool = make_pool(notes);
+  const std::vector<Question> questions = make_questions(pool, test);
+  const std::vector<Slice> slices =
+      make_slices(notes, model.shards.pairs.train, test, model.config.evaluate.low_exposure_below);
+
+  Stream stream;
+  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes);
+  const std::vector<float> none;
+  std::vector<MethodRanks> methods;
+  if (options.baselines && ranks.rank() == 0) methods = baseline_ranks(model.config, notes, pool, questions);
+  methods.push_back(
+      {"notellm", encoder_ranks(stream, ranks, embedder, model.weights, notes, pool, questions, none, true)});
+  if (options.popularity_weight != 0) {
+    const auto prior = popularity_prior(notes, pool, options.popularity_weight, model.tau);
+    methods.push_back({fmt::format("notellm + {} × popularity", options.popularity_weight),
+                       encoder_ranks(stream, ranks, embedder, model.weights, notes, pool, questions, prior, true)});
+  }
+  if (ranks.rank() != 0) return 0;
+  std::printf("%s", format_report(methods, slices, pool.size()).c_str());
+  if (!options.json.empty()) write_file(options.json, report_json(methods, slices, pool.size()));
+  return 0;
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app, Action& chosen) {
+  CLI::App* command =
+      app.add_subcommand("evaluate", "Recall@k and MRR of the test pairs over the whole pool, beside baselines");
+  auto options = std::make_shared<EvaluateOptions>();
+  options->add_to(*command);
+  command->add_option("--checkpoint", options->checkpoint,
+                      "folder of a checkpoint or run; default: the newest of train.run");
+  command->add_option("--json", options->json, "write the numbers to this file too");
+  command
+      ->add_option("--popularity-weight", options->popularity_weight,
+                   "also rank with this weight × log(1 + training clicks) added")
+      ->capture_default_str();
+  command->add_flag("!--no-baselines", options->baselines, "leave the baselines out");
+  command->callback(
+      [options, &chosen] { chosen = [options](Communicator& ranks) { return evaluate(*options, ranks); }; });
+}
+
+}  // namespace notellm

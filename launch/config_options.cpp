@@ -1,0 +1,20 @@
+#include "launch/commands.h"
+#include "runtime/threads.h"
+
+namespace notellm {
+
+void ConfigOptions::add_to(CLI::App& command) {
+  command.add_option("config", path, "YAML file of the run (docs/configuration.md, or 'notellm train --keys')")
+      ->required()
+      ->type_name("CONFIG");
+  command.add_option("--set", overrides, "override keys: --set train.steps=100 optimizer.learning_rate=1e-3")
+      ->type_name("KEY=VALUE");
+}
+
+RunConfig ConfigOptions::read(Communicator& ranks) const {
+  const RunConfig config = read_run_config(path, overrides);
+  set_threads(config.threads, ranks);
+  return config;
+}
+
+}  // namespace notellm

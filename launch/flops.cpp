@@ -1,0 +1,73 @@
+#include "launch/flops.h"
+
+#include <vector>
+
+namespace notellm {
+namespace {
+
+// Keys that the queries of a batch see together: all tokens as queries, and only the rows in `read`.
+struct VisibleKeys {
+  double all = 0, read = 0;
+};
+
+VisibleKeys count_visible_keys(const PackedBatch& batch, const std::vector<uint8_t>& read) {
+  VisibleKeys keys;
+  for (const Segment& segment : batch.segments) {
+    const Segment none{0, 0, -1};
+    const Segment& prefix = segment.prefix < 0 ? none : batch.segments[segment.prefix];
+    for (int32_t token = segment.begin; token < segment.end; ++token) {
+      const double seen = prefix.end - prefix.begin + token - segment.begin + 1;
+      keys.all += seen;
+      if (read[token]) keys.read += seen;
+    }
+  }
+  return keys;
+}
+
+// One pass forward: everything in the last layer but keys and values is computed for the rows that are read alone.
+StepFlops forward_flops(const ModelConfig& c, const PackedBatch& batch, bool with_labels) {
+  std::vector<uint8_t> read(batch.tokens.size(), 0);
+  for (const int32_t row : batch.note_rows) read[row] = 1;
+  if (with_labels)
+    for (const int32_t row : batch.label_rows) read[row] = 1;
+  double read_rows = 0;
+  for (const uint8_t one : read) read_rows += one;
+  const auto tokens = static_cast<double>(batch.tokens.size());
+  const double queries_out_and_ffn = 2.0 * c.q_dim() * c.dim + 3.0 * c.ffn * c.dim,
+               keys_values = double(c.kv_dim()) * c.dim;
+  const VisibleKeys keys = count_visible_keys(batch, read);
+  StepFlops flops;
+  flops.layers = 2 * (((c.layers - 1) * tokens + read_rows) * queries_out_and_ffn + c.layers * tokens * keys_values);
+  flops.attention = 4.0 * c.q_dim() * ((c.layers - 1) * keys.all + keys.read);
+  flops.heads = 2.0 * batch.note_rows.size() * c.note_dim * c.dim;
+  return flops;
+}
+
+}  // namespace
+
+StepFlops& StepFlops::operator+=(const StepFlops& other) {
+  layers += other.layers;
+  attention += other.attention;
+  heads += other.heads;
+  infonce += other.infonce;
+  return *this;
+}
+
+StepFlops batch_flops(const ModelConfig& c, const PackedBatch& batch, int64_t vocabulary, bool first_pass) {
+  StepFlops flops = forward_flops(c, batch, true);
+  // Backward: two products for each one forward; in attention five for two, since the scores are computed again.
+  flops.layers *= 3;
+  flops.attention *= 3.5;
+  flops.heads *= 3;
+  flops.heads += 3 * 2.0 * batch.label_rows.size() * vocabulary * c.dim;
+  if (first_pass) flops += forward_flops(c, batch, false);
+  return flops;
+}
+
+StepFlops infonce_flops(int64_t rows, int64_t all, int64_t dimensions) {
+  StepFlops flops;
+  flops.infonce = 4 * 2.0 * rows * all * dimensions;
+  return flops;
+}
+
+}  // namespace notellm

@@ -1,0 +1,27 @@
+// Floating-point operations of a training step's matrix products, counted from the batch that is computed. A product of
+// [m, k] and [k, n] counts 2·m·k·n; what is not a matrix product (norms, softmax, …) counts nothing.
+#pragma once
+
+#include "data_pipeline/batch.h"
+#include "model/config.h"
+
+namespace notellm {
+
+struct StepFlops {
+  double layers = 0;     // projections and feed-forward, forward and backward
+  double attention = 0;  // scores and weighted sums over the keys that each query sees
+  double heads = 0;      // LM head on label rows and vector head on note rows
+  double infonce = 0;    // similarities and their gradient
+
+  double total() const { return layers + attention + heads + infonce; }
+  StepFlops& operator+=(const StepFlops& other);
+};
+
+// Forward and backward of one packed batch. first_pass: a forward pass to the note vectors before it, as with several
+// micro-batches (the batch is the same; label rows are not read).
+StepFlops batch_flops(const ModelConfig& config, const PackedBatch& batch, int64_t vocabulary, bool first_pass);
+
+// InfoNCE of `rows` of `all` notes: similarities once forward; again, and two products, backward.
+StepFlops infonce_flops(int64_t rows, int64_t all, int64_t dimensions);
+
+}  // namespace notellm

@@ -1,0 +1,60 @@
+// notellm: trains note-recommendation language models. One file per subcommand: command_*.cpp.
+#include <cstdio>
+#include <exception>
+
+#include "launch/commands.h"
+#include "runtime/log.h"
+
+namespace notellm {
+
+namespace {
+
+constexpr const char* exit_codes =
+    "Exit codes: 0 done; 1 defect of the program; 2 command line or configuration; 3 data; 4 files; 5 checkpoint; 6 "
+    "another\n"
+    "rank; 85 ended by TERM or USR1 after saving: queue again (docs/failure.md).";
+
+int run(const Action& chosen) {
+  Communicator ranks = Communicator::world();
+  set_up_logging(ranks.rank(), ranks.size());
+  int code = 0;
+  std::string message;
+  try {
+    return chosen(ranks);
+  } catch (const Error& error) {
+    code = static_cast<int>(error.kind());
+    message = error.what();
+  } catch (const std::exception& error) {
+    code = static_cast<int>(ErrorKind::internal);
+    message = error.what();
+  }
+  if (ranks.size() == 1) {
+    std::fprintf(stderr, "notellm: error: %s\n", message.c_str());
+    return code;
+  }
+  std::fprintf(stderr, "notellm: rank %d: error: %s\n", ranks.rank(), message.c_str());
+  std::fflush(stderr);
+  Communicator::abort(code);
+}
+
+}  // namespace
+}  // namespace notellm
+
+int main(int argc, char** argv) {
+  using namespace notellm;
+  CLI::App app("notellm trains note-recommendation language models: notes and clicks in, a note encoder out.",
+               "notellm");
+  app.footer(exit_codes);
+  app.require_subcommand(1);
+  app.set_version_flag("--version", NOTELLM_VERSION);
+  app.get_formatter()->column_width(36);
+  Action chosen;
+  for (auto add : {add_prepare, add_train, add_evaluate, add_embed, add_neighbors, add_bench, add_inspect, add_doctor})
+    add(app, chosen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ErrorKind::usage);
+  }
+  return chosen ? run(chosen) : 0;
+}

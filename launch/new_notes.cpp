@@ -1,0 +1,74 @@
+#include "launch/new_notes.h"
+
+#include <omp.h>
+
+#include <exception>
+
+#include "data_pipeline/prepare.h"
+
+namespace notellm {
+namespace {
+
+class NewNotes {
+ public:
+  NewNotes(const std::filesystem::path& shards, const NoteTable& known)
+      : config_(prepared_config(shards)),
+        tokenizer_(Tokenizer::load(shards / kTokenizerName)),
+        prompt_(tokenizer_, config_.prompt),
+        encoders_(omp_get_max_threads(), WordEncoder(tokenizer_)) {
+    if (tokenizer_.digest() != known.tokenizer_digest)
+      fail(ErrorKind::data, "{}: not the tokenizer that made these shards; run prepare again",
+           (shards / kTokenizerName).string());
+    table_.prompt = known.prompt;
+    table_.tokenizer_digest = known.tokenizer_digest;
+  }
+
+  void add(const std::vector<Note>& notes) {
+    std::vector<std::vector<int32_t>> inputs(notes.size());
+    std::exception_ptr error;
+#pragma omp parallel for schedule(dynamic, 16)
+    for (size_t i = 0; i < notes.size(); ++i) {
+      try {
+        inputs[i] = prompt_.tokens(encoders_[omp_get_thread_num()], notes[i]).category_input;
+      } catch (...) {
+#pragma omp critical
+        error = std::current_exception();
+      }
+    }
+    if (error) std::rethrow_exception(error);
+    for (size_t i = 0; i < notes.size(); ++i) {
+      table_.ids.push_back(notes[i].id);
+      table_.titles.push_back(notes[i].title);
+      table_.category_input.push_back(inputs[i]);
+    }
+  }
+
+  const std::string& title_template() const { return config_.title; }
+  NoteTable take() { return std::move(table_); }
+
+ private:
+  PrepareConfig config_;
+  Tokenizer tokenizer_;
+  Prompt prompt_;
+  std::vector<WordEncoder> encoders_;
+  NoteTable table_;
+};
+
+}  // namespace
+
+NoteTable tokenize_notes(const std::filesystem::path& shards, const NoteTable& known, const std::vector<Note>& notes) {
+  NewNotes all(shards, known);
+  all.add(notes);
+  return all.take();
+}
+
+NoteTable tokenize_file(const std::filesystem::path& shards, const NoteTable& known,
+                        const std::filesystem::path& file) {
+  NewNotes all(shards, known);
+  NoteReader reader(file, all.title_template());
+  std::vector<Note> batch;
+  while (reader.read(batch)) all.add(batch);
+  return all.take();
+}
+
+}  // namespace notellm

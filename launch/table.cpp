@@ -1,0 +1,59 @@
+#include "launch/table.h"
+
+#include <algorithm>
+
+#include "runtime/error.h"
+
+namespace notellm {
+namespace {
+
+bool begins_character(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; }
+
+}  // namespace
+
+void Table::row(std::vector<std::string> cells) {
+  NOTELLM_CHECK(cells.size() == alignment_.size(), "{} cells for {} columns", cells.size(), alignment_.size());
+  rows_.push_back(std::move(cells));
+}
+
+std::string Table::text(int indent) const {
+  std::vector<size_t> widths(alignment_.size());
+  for (const auto& cells : rows_)
+    for (size_t i = 0; i < cells.size(); ++i) widths[i] = std::max(widths[i], width(cells[i]));
+  std::string text;
+  for (const auto& cells : rows_) {
+    std::string line(indent, ' ');
+    for (size_t i = 0; i < cells.size(); ++i) {
+      const std::string space(widths[i] - width(cells[i]), ' ');
+      line += (i ? "  " : "") + (alignment_[i] == 'r' ? space + cells[i] : cells[i] + space);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+size_t width(std::string_view text) { return std::count_if(text.begin(), text.end(), begins_character); }
+
+std::string one_line(std::string_view text, size_t most) {
+  std::string line;
+  size_t characters = 0;
+  for (const char byte : text) {
+    characters += begins_character(byte);
+    if (characters > most) break;
+    line += byte == '\n' || byte == '\r' || byte == '\t' ? ' ' : byte;
+  }
+  if (characters <= most) return line;
+  while (!begins_character(line.back())) line.pop_back();
+  line.pop_back();
+  return line + "…";
+}
+
+std::string format_bytes(double bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < std::size(units); ++unit) bytes /= 1024;
+  return fmt::format("{:.{}f} {}", bytes, unit > 0 && bytes < 10 ? 1 : 0, units[unit]);
+}
+
+}  // namespace notellm

@@ -1,0 +1,44 @@
+#include "launch/trained_model.h"
+
+#include "kernels/convert.h"
+#include "runtime/log.h"
+
+namespace notellm {
+namespace {
+
+// The flat weights of a checkpoint, in the type that the model computes with, and tau.
+Buffer load_compute_weights(const std::filesystem::path& checkpoint, const ParameterLayout& layout, DType compute,
+                            float& tau) {
+  Buffer master(layout.size() * size_of(DType::f32));
+  const Tensor weights = master.tensor(DType::f32, {layout.size()});
+  load_weights(checkpoint, layout, true, weights);
+  tau = *layout.at("note_head.tau").view(weights).as<float>();
+  if (compute == DType::f32) return master;
+  Buffer narrow(layout.size() * size_of(DType::bf16));
+  Stream stream;
+  convert(stream, weights, narrow.tensor(DType::bf16, {layout.size()}));
+  return narrow;
+}
+
+}  // namespace
+
+TrainedModel TrainedModel::load(const RunConfig& config, const std::string& checkpoint_or_empty) {
+  const std::filesystem::path folder =
+      find_checkpoint(checkpoint_or_empty.empty() ? config.train.run : checkpoint_or_empty);
+  const CheckpointInfo info = verify_checkpoint(folder);
+  Shards shards = read_shards(config.data.shards);
+  ParameterLayout layout(info.config.model, padded_vocabulary(shards.notes.prompt.vocabulary));
+  if (info.tokenizer_digest != shards.notes.tokenizer_digest || info.vocabulary != layout.vocabulary())
+    fail(ErrorKind::checkpoint,
+         "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
+         folder.string(), config.data.shards, info.config.data.shards);
+  RunConfig effective = config;
+  effective.model = info.config.model;
+  float tau = 0;
+  Buffer memory = load_compute_weights(folder, layout, config.compute(), tau);
+  const Weights weights(layout, effective.model, memory.tensor(config.compute(), {layout.size()}));
+  spdlog::info("{}: the model after step {}", folder.string(), info.position.step);
+  return {effective, folder, info.position, std::move(shards), std::move(layout), std::move(memory), weights, tau};
+}
+
+}  // namespace notellm

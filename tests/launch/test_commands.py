@@ -1,0 +1,312 @@
+#!/usr/bin/python3
+"""The program as users call it: help, exit codes, and the whole way on sixty made-up notes.
+
+test_commands.py NOTELLM MPIEXEC [unittest options]
+"""
+
+import json
+import math
+import os
+import pathlib
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+NOTELLM, MPIEXEC = sys.argv[1:3]
+COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench kernels", "inspect", "doctor"]
+ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+
+TOPICS = {
+    "music": "guitar piano violin concert melody rhythm chord singer album studio",
+    "garden": "flower seed soil watering rose tulip hedge spade compost lawn",
+    "space": "rocket planet orbit moon comet telescope galaxy launch crater probe",
+}
+
+CONFIG = """\
+seed: 3
+data:
+  notes: {folder}/notes.jsonl
+  shards: {folder}/shards
+  clicks: {{files: [{folder}/clicks.tsv], heldout_share: 0.3, stop_share: 1}}
+  cooccurrence: {{lower: 0, upper: 1000}}
+  tokenizer: {{vocabulary: 420}}
+model: {{dim: 32, layers: 2, heads: 4, kv_heads: 4, ffn: 64, note_dim: 16, context: 400}}
+optimizer: {{learning_rate: 0.003, warmup_steps: 1}}
+train: {{run: {folder}/run, steps: 5, pairs_per_step: 8, checkpoint_every: 5, log_every: 1}}
+"""
+
+
+def run(command, ranks=1):
+    launcher = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
+    return subprocess.run([*launcher, NOTELLM, *command], capture_output=True, text=True, check=False, env=ENVIRONMENT,
+                          timeout=300)
+
+
+def write_notes_and_clicks(folder):
+    """Twenty notes a topic; each user stays within a topic. Note 59 is never clicked."""
+    random.seed(1)
+    notes, clicks = [], []
+    for topic, words in TOPICS.items():
+        words = words.split()
+        for _ in range(20):
+            text = " ".join(random.choices(words, k=12))
+            notes.append({"id": f"n{len(notes)}", "title": f"{topic}: {text[:20]}", "content": text, "category": topic,
+                          "hashtags": random.sample(words, 2)})
+    for user in range(120):
+        first = 20 * (user % 3)
+        clicks.append(f"u{user}\t" + " ".join(f"n{note}" for note in random.sample(range(first, first + 19), 4)))
+    with open(folder / "notes.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(note) + "\n" for note in notes)
+    (folder / "clicks.tsv").write_text("\n".join(clicks) + "\n", encoding="utf-8")
+
+
+def read_npy(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x93NUMPY\x01\x00"
+    length = struct.unpack("<H", data[8:10])[0]
+    assert (10 + length) % 64 == 0
+    header = data[10:10 + length].decode("latin1")
+    rows, cols = map(int, re.fullmatch(r"\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d+), (\d+)\), \} *\n",
+                                       header).groups())
+    values = struct.unpack(f"<{rows * cols}f", data[10 + length:])
+    return [values[i * cols:(i + 1) * cols] for i in range(rows)], data[10 + length:]
+
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+class CommandLine(unittest.TestCase):
+    def expect(self, command, code, *texts):
+        result = run(command)
+        self.assertEqual(result.returncode, code, result.stderr + result.stdout)
+        for text in texts:
+            self.assertIn(text, result.stdout if code == 0 else result.stderr)
+
+    def test_help(self):
+        self.expect(["--help"], 0, "Exit codes:", *{command.split()[0] for command in COMMANDS})
+        for command in COMMANDS:
+            with self.subTest(command):
+                self.expect([*command.split(), "--help"], 0, "--help")
+        self.expect(["neighbors", "--help"], 0, "[10]", "[flat]", "Example")
+        self.expect(["bench", "step", "--help"], 0, "[2]", "[10]")
+
+    def test_wrong_command_lines(self):
+        self.expect([], 2)
+        self.expect(["no-such-command"], 2)
+        for command in COMMANDS:
+            with self.subTest(command):
+                self.expect([*command.split(), "--no-such-option"], 2, "--no-such-option")
+        self.expect(["bench"], 2)
+        self.expect(["neighbors", "x.yaml", "--index", "tree"], 2, "tree")
+        self.expect(["neighbors", "x.yaml", "--count", "0"], 2, "--count")
+        self.expect(["embed", "x.yaml", "--output", "vectors.txt"], 2, "vectors.txt", ".npy")
+
+    def test_configuration(self):
+        with tempfile.TemporaryDirectory() as name:
+            config = pathlib.Path(name, "run.yaml")
+            config.write_text("train: {stepz: 3}\n", encoding="utf-8")
+            for command in ("prepare", "train", "evaluate", "neighbors", "bench step"):
+                with self.subTest(command):
+                    self.expect([*command.split(), str(config)], 2, "stepz", "steps", str(config))
+            self.expect(["train", str(pathlib.Path(name, "none.yaml"))], 4, "none.yaml")
+            config.write_text(f"data: {{shards: {name}/none}}\ntrain: {{run: {name}/none}}\n", encoding="utf-8")
+            for command in ("evaluate", "neighbors", "bench step"):
+                with self.subTest(command):
+                    self.expect([*command.split(), str(config)], 4, f"{name}/none")
+
+    def test_inspect_refuses_what_it_does_not_know(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            self.expect(["inspect", f"{name}/missing.h5"], 4, "missing.h5")
+            self.expect(["inspect", name], 3, name)
+            for file, content, code in (("a.h5", b"not HDF5 at all", 3), ("a.model", b"\x00\x01", 3),
+                                        ("a.txt", b"text", 3), ("a.safetensors", b"\xff" * 20, 5),
+                                        ("b.safetensors", struct.pack("<Q", 40) + b'{"x": 1}', 5)):
+                with self.subTest(file):
+                    (folder / file).write_bytes(content)
+                    self.expect(["inspect", str(folder / file)], code, file)
+
+    def test_doctor(self):
+        for ranks in (1, 2):
+            result = run(["doctor"], ranks)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            for text in ("oneDNN", "SentencePiece", "GFLOP/s", "instruction set"):
+                self.assertIn(text, result.stdout)
+            self.assertEqual("0 – 1" in result.stdout, ranks == 2)
+
+
+class WholeWay(unittest.TestCase):
+    """prepare → train on two ranks → evaluate → embed → neighbors → inspect."""
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = pathlib.Path(folder.name)
+        write_notes_and_clicks(cls.folder)
+        cls.config = str(cls.folder / "run.yaml")
+        pathlib.Path(cls.config).write_text(CONFIG.format(folder=folder.name), encoding="utf-8")
+        cls.must("prepare", cls.config)
+        cls.must("train", cls.config, ranks=2)
+        cls.must("embed", cls.config, "--output", cls.folder / "all.npy")
+        cls.vectors, cls.bytes = read_npy(cls.folder / "all.npy")
+        cls.checkpoint = cls.folder / "run" / "checkpoints" / "step-00000005"
+
+    @classmethod
+    def must(cls, *command, ranks=1):
+        result = run([str(word) for word in command], ranks)
+        if result.returncode != 0:
+            raise AssertionError(f"{command} ended with {result.returncode}:\n{result.stdout}{result.stderr}")
+        return result.stdout
+
+    def refused(self, code, *command):
+        result = run([str(word) for word in command])
+        self.assertEqual(result.returncode, code, result.stdout + result.stderr)
+        return result.stderr
+
+    def test_evaluate(self):
+        self.must("evaluate", self.config, "--json", self.folder / "report.json")
+        self.assertTrue(json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
+
+    def test_vectors_are_normalised_and_named(self):
+        self.assertEqual((self.folder / "all.ids.txt").read_text().split(), [f"n{i}" for i in range(60)])
+        self.assertEqual(len(self.vectors), 60)
+        for vector in self.vectors:
+            self.assertAlmostEqual(dot(vector, vector), 1, places=5)
+
+    def test_two_ranks_and_both_formats_give_the_same_vectors(self):
+        self.must("embed", self.config, "--output", self.folder / "all.h5", ranks=2)
+        self.assertIn(self.bytes, (self.folder / "all.h5").read_bytes())  # not compressed: the rows as they are
+        text = self.must("inspect", self.folder / "all.h5")
+        for part in ("note vectors", "60", "normalised", "step"):
+            self.assertIn(part, text)
+
+    def test_pool_leaves_out_what_nobody_clicked(self):
+        self.must("embed", self.config, "--output", self.folder / "pool.npy", "--pool")
+        ids = (self.folder / "pool.ids.txt").read_text().split()
+        self.assertNotIn("n59", ids)
+        rows = read_npy(self.folder / "pool.npy")[0]
+        self.assertEqual(rows, [self.vectors[int(note[1:])] for note in ids])
+
+    def test_new_notes_are_tokenised_as_the_shards_were(self):
+        lines = (self.folder / "notes.jsonl").read_text(encoding="utf-8").splitlines()
+        (self.folder / "new.jsonl").write_text("\n".join(reversed(lines)) + "\n", encoding="utf-8")
+        self.must("embed", self.config, "--output", self.folder / "new.npy", "--notes", self.folder / "new.jsonl")
+        self.assertEqual((self.folder / "new.ids.txt").read_text().split(), [f"n{i}" for i in reversed(range(60))])
+        for new, old in zip(read_npy(self.folder / "new.npy")[0], reversed(self.vectors)):
+            self.assertLess(math.dist(new, old), 1e-5)
+
+    def neighbors(self, *options):
+        """[(heading, [(id, cosine)])] of what is printed."""
+        blocks = []
+        for block in self.must("neighbors", self.config, *options).split("\n\n"):
+            heading, *rows = block.strip("\n").split("\n")
+            found = [re.fullmatch(r" *\d+ +(-?[\d.]+) +(\S+) +.*", row) for row in rows]
+            if any(found):
+                blocks.append((heading, [(row[2], float(row[1])) for row in found if row]))
+        return blocks
+
+    def nearest(self, query, count, pool=range(60)):
+        others = sorted((-dot(self.vectors[query], self.vectors[i]), f"n{i}") for i in pool if i != query)
+        return [-cosine for cosine, _ in others[:count]], others
+
+    def test_neighbors_by_id(self):
+        blocks = self.neighbors("--id", "n3", "--id", "n45", "--count", "7")
+        self.assertEqual([heading.split()[0] for heading, _ in blocks], ["n3", "n45"])
+        for query, (_, found) in zip((3, 45), blocks):
+            self.assertNotIn(f"n{query}", [note for note, _ in found])
+            self.assertEqual(len(found), 7)
+            for (note, cosine), wanted in zip(found, self.nearest(query, 7)[0]):
+                self.assertAlmostEqual(cosine, wanted, delta=6e-4)  # printed with three digits
+                self.assertAlmostEqual(cosine, dot(self.vectors[query], self.vectors[int(note[1:])]), delta=6e-4)
+
+    def test_neighbors_of_the_pool_only(self):
+        ((_, found),) = self.neighbors("--id", "n58", "--count", "59", "--pool", "clicked")
+        self.assertNotIn("n59", [note for note, _ in found])
+        ((_, found),) = self.neighbors("--id", "n58", "--count", "59")
+        self.assertEqual(sorted(note for note, _ in found), sorted(f"n{i}" for i in range(60) if i != 58))
+
+    # A new note has no hashtags: its nearest note is found by the words that it shares.
+    def test_neighbors_by_text(self):
+        note = json.loads((self.folder / "notes.jsonl").read_text(encoding="utf-8").splitlines()[25])
+        ((heading, found), (other, _)) = self.neighbors("--text", note["title"], "--content", note["content"], "--text", "rocket")
+        self.assertIn(note["title"], heading)
+        self.assertIn("rocket", other)
+        self.assertEqual(len(found), 10)
+        del note["hashtags"], note["category"]
+        (self.folder / "one.jsonl").write_text(json.dumps(note) + "\n", encoding="utf-8")
+        self.must("embed", self.config, "--output", self.folder / "one.npy", "--notes", self.folder / "one.jsonl")
+        ((query,), _) = read_npy(self.folder / "one.npy")
+        for (note, cosine), wanted in zip(found, sorted((-dot(query, v) for v in self.vectors))):
+            self.assertAlmostEqual(cosine, -wanted, delta=6e-4)
+
+    def test_neighbors_of_examples_and_approximate_indexes(self):
+        self.assertEqual(len(self.neighbors("--examples", "4", "--count", "3")), 4)
+        for index in ("hnsw", "ivf"):
+            with self.subTest(index):
+                text = self.must("neighbors", self.config, "--index", index, "--id", "n3")
+                self.assertRegex(text, r"recall@10 against exact search [\d.]+ %")
+        self.assertIn("unknown", self.refused(2, "neighbors", self.config, "--id", "unknown"))
+        self.refused(2, "neighbors", self.config, "--content", "no title")
+
+    def test_bench_step(self):
+        text = self.must("bench", "step", self.config, "--steps", "2", "--json", ranks=2)
+        report = json.loads(text)
+        self.assertEqual(report["notes_per_step"], 16)
+        self.assertGreater(report["flops_per_step"], 0)
+        self.assertIn("backward", report["part_seconds"])
+        self.assertIn("notes/s", self.must("bench", "step", self.config, "--synthetic", "--steps", "1",
+                                           "--set", "train.micro_batch_pairs=2"))
+
+    def test_bench_kernels(self):
+        text = self.must("bench", "kernels", self.config, "--set", "precision=bf16")
+        for op in ("gate, up", "rms_norm", "attention_backward", "infonce", "adamw"):
+            self.assertIn(op, text)
+
+    def test_inspect(self):
+        text = self.must("inspect", self.folder / "shards", "--notes", "2")
+        for part in ("notes", "60", "note n0 ", "note n59 ", "[EMB]", "{'title': 'music: ", "The category is: music"):
+            self.assertIn(part, text)
+        text = self.must("inspect", self.folder / "shards" / "notes-00000.h5", "--notes", "1")
+        for part in ("category_input/values", "uint64", "note n0 "):
+            self.assertIn(part, text)
+        self.assertIn("train/query", self.must("inspect", self.folder / "shards" / "pairs-00000.h5"))
+        self.assertIn("[EMB]", self.must("inspect", self.folder / "shards" / "tokenizer.model"))
+        text = self.must("inspect", self.checkpoint)
+        for part in ("model.layers.1.mlp.down_proj.weight", "32 × 64", "f32", "5 of 5"):
+            self.assertIn(part, text)
+        self.assertIn("whole", self.must("inspect", self.folder / "run"))
+        self.assertIn("note_head.tau", self.must("inspect", self.checkpoint / "note_head.safetensors"))
+
+    def test_damage_is_refused(self):
+        copy = self.folder / "damaged"
+        shutil.copytree(self.folder / "shards", copy)
+        shard = copy / "notes-00000.h5"
+        shard.write_bytes(shard.read_bytes()[:-100])
+        self.assertIn("notes-00000.h5", self.refused(3, "inspect", shard))
+        self.assertIn("notes-00000.h5", self.refused(3, "inspect", copy))
+
+        run_copy = self.folder / "damaged_run"
+        shutil.copytree(self.folder / "run", run_copy)
+        name = "model-00001-of-00001.safetensors"
+        model = run_copy / "checkpoints" / "step-00000005" / name
+        data = bytearray(model.read_bytes())
+        data[-1] ^= 1
+        model.write_bytes(data)
+        self.assertIn(name, self.refused(5, "inspect", model.parent))
+        self.assertIn(name, self.refused(5, "inspect", run_copy))
+        self.assertIn(name, self.refused(5, "embed", self.config, "--checkpoint", run_copy, "--output", self.folder / "x.npy"))
+        self.assertFalse((self.folder / "x.npy").exists())
+
+    def test_disk_is_left_clean_when_the_output_cannot_be_written(self):
+        self.refused(4, "embed", self.config, "--output", self.folder / "no_such_folder" / "x.h5")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

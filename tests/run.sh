@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Builds with tests and runs them all with ctest; at most 20 minutes on 2 cores. Installs missing packages first.
+#
+#   tests/run.sh             the optimised build (build/tests)
+#   tests/run.sh --sanitize  the same tests under AddressSanitizer and UBSan (build/sanitize)
+set -euo pipefail
+
+help() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
+preset=tests
+case "${1:-}" in
+  "") ;;
+  --sanitize) preset=sanitize ;;
+  --help | -h) help && exit 0 ;;
+  *) echo "run.sh: unknown option $1" >&2 && help >&2 && exit 2 ;;
+esac
+cd "$(dirname "$(readlink -f "$0")")/.."
+source launch/steps.sh
+
+# Tests run side by side on the same cores: waiting threads must not spin.
+export OMP_WAIT_POLICY=passive GTEST_COLOR=no
+export ASAN_OPTIONS=strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
+export LSAN_OPTIONS="suppressions=$PWD/tests/support/lsan.supp:print_suppressions=0"
+
+summary="build/$preset/ctest_summary.txt"
+# ctest's closing summary is kept for the end, after the list of what was skipped inside the tests.
+run_ctest() {
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j2 2>&1 | awk -v summary="$summary" '
+    BEGIN { printf "" > summary }
+    /% tests passed/ { closing = 1 }
+    closing { print > summary; next }
+    { print; fflush() }'
+}
+# GoogleTest prints the reason of a skip before the skipped test; the tests of several ranks print it once a rank.
+skipped() {
+  awk '
+    /: Skipped$/ { getline reason }
+    /^\[  SKIPPED \] .* \([0-9]+ ms\)$/ { print "  " $4 ": " reason }
+    /^test.* \.\.\. skipped / { print "  " $0 }' "build/$preset/Testing/Temporary/LastTest.log" | sort -u
+}
+
+step "Debian packages" "Put it right and run tests/run.sh again." launch/install_packages.sh
+step "build ($preset)" "The compiler's message is above." build "$preset"
+printf '\n== 3. tests\n'
+code=0
+run_ctest || code=$?
+skips="$(skipped)"
+if [[ $skips ]]; then
+  printf '\nSkipped, and so not checked:\n%s\n\n' "$skips"
+fi
+cat "$summary"
+exit "$code"
