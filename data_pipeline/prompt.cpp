@@ -29,9 +29,8 @@ struct PresetTexts {
 constexpr PresetTexts kPaper = {
     "Extract the note information in json format, compress it into one word for recommendation, and generate the "
     "category of the note.",
-    "Extract the note information in json format, compress it into one word for recommendation, and generate <j> "
-    "topics "
-    "of the note.",
+    "Extract the note information in json format, compress it into one word for recommendation, and generate "
+    "<j> topics of the note.",
     " {'title': ",
     ", 'topic': ",
     ", 'content': ",

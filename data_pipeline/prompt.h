@@ -1,11 +1,11 @@
 // The prompts: from a note to the tokens of its parts.
 //
 // A note's sequence is   [BOS] instruction, note part [EMB] guidance, output [EOS].   The presets (docs/notellm.md §2):
-//   paper     Extract the note information in json format, compress it into one word for recommendation, and generate
-//   the
-//             category of the note. {'title': T, 'topic': A, B, 'content': C} The compression word is:"[EMB]". The
-//             category is: CATEGORY … and generate 2 topics of the note. {'title': T, 'content': C} The compression
-//             word is:"[EMB]". The 2 topics are: A, B
+//   paper     Extract the note information in json format, compress it into one word for recommendation, and
+//             generate the category of the note. {'title': T, 'topic': A, B, 'content': C} The compression word
+//             is:"[EMB]". The category is: CATEGORY
+//             … and generate 2 topics of the note. {'title': T, 'content': C} The compression word is:"[EMB]". The 2
+//             topics are: A, B
 //   released  笔记：{"标题":"T","话题":"A，B","内容":"C"}，压缩为一个词：“[EMB]”。生成笔记类目：CATEGORY。
 //             笔记：{"标题":"T","内容":"C"}，压缩为一个词：“[EMB]”。生成笔记2个话题：A，B。
 // Texts go in as they are, nothing is escaped: braces, quotes and newlines of a title stay. Only in contents,

@@ -9,14 +9,15 @@ std::vector<Pair> sample_pairs(std::span<const Pair> pairs, int64_t most) {
   return sample;
 }
 
-std::vector<Rank> encoder_ranks(Stream& stream, Communicator& ranks, Embedder& embedder, const Weights& weights,
-                                const NoteTable& notes, const Pool& pool, std::span<const Question> questions,
-                                std::span<const float> prior, bool show) {
-  const int64_t d = weights.note_projection.rows();
-  const Buffer memory(pool.size() * d * 4);
-  const Tensor vectors = memory.tensor(DType::f32, {pool.size(), d});
-  embedder.embed(stream, ranks, weights, notes, pool.notes, vectors, show);
-  return rank_targets(stream, ranks, vectors, questions, prior);
+Tensor pool_vectors(const Buffer& memory, const Weights& weights, const Pool& pool) {
+  return memory.tensor(DType::f32, {pool.size(), weights.note_projection.rows()});
+}
+
+Buffer embed_pool(Stream& stream, Communicator& ranks, Embedder& embedder, const Weights& weights,
+                  const NoteTable& notes, const Pool& pool, bool show) {
+  Buffer memory(pool.size() * weights.note_projection.rows() * size_of(DType::f32));
+  embedder.embed(stream, ranks, weights, notes, pool.notes, pool_vectors(memory, weights, pool), show);
+  return memory;
 }
 
 std::vector<std::pair<std::string, double>> named_values(const RankingMetrics& metrics) {

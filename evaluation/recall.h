@@ -14,11 +14,10 @@ namespace notellm {
 // Every k-th of the pairs, so that at most `most` are left: the same sample at every call.
 std::vector<Pair> sample_pairs(std::span<const Pair> pairs, int64_t most);
 
-// Embeds the pool with the weights and ranks every question's target for its query by cosine + prior[pool row] (empty:
-// none). All ranks call it and get the same.
-std::vector<Rank> encoder_ranks(Stream& stream, Communicator& ranks, Embedder& embedder, const Weights& weights,
-                                const NoteTable& notes, const Pool& pool, std::span<const Question> questions,
-                                std::span<const float> prior, bool show);
+// The pool's note vectors, f32 [pool, note_dim]. All ranks call it and get the same. `show`: progress.
+Buffer embed_pool(Stream& stream, Communicator& ranks, Embedder& embedder, const Weights& weights,
+                  const NoteTable& notes, const Pool& pool, bool show);
+Tensor pool_vectors(const Buffer& memory, const Weights& weights, const Pool& pool);
 
 // "recall_10", "recall_100", …, "mrr" with their values.
 std::vector<std::pair<std::string, double>> named_values(const RankingMetrics& metrics);

@@ -276,16 +276,17 @@ void add_doctor(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand(
       "doctor", "what this machine has and how fast it is; alone or under mpirun, as a run would be");
   command->footer(
-      "Versions, cores, threads, instruction set, memory; measured speed of matrix products (f32, bf16), of memory "
-      "and, under\n"
-      "mpirun, between ranks; warnings about what would make a run slow. Takes a few seconds and writes no file.\n"
-      "Example: mpirun -n 2 notellm doctor");
+      R"(Versions, cores, threads, instruction set, memory; measured speed of matrix products (f32, bf16), of
+memory and, under mpirun, between ranks; warnings about what would make a run slow. Takes a few
+seconds and writes no file.
+Example: mpirun -n 2 notellm doctor)");
   auto threads = std::make_shared<int>(0);
   command
       ->add_option("--threads", *threads,
                    "threads of a rank, 0: the cores that it may use, shared out over the ranks of its host")
+      ->type_name("N")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1 << 20).description(""));
   command->callback([threads, &chosen] {
     chosen = [threads](Communicator& ranks) {
       Doctor(ranks, set_threads(*threads, ranks)).run();

@@ -60,14 +60,15 @@ int embed(const EmbedOptions& options, Communicator& ranks) {
 void add_embed(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand("embed", "vectors of notes, to a file; alone or under mpirun");
   command->footer(
-      "Writes the normalised vectors (their scalar product is the cosine) of all notes of the shards, in the order of\n"
-      "notes.jsonl. FILE.h5 holds 'vectors' (f32 [notes, d]) and 'ids' (texts); FILE.npy holds the vectors and\n"
-      "FILE.ids.txt one id a line.\n"
-      "Example: notellm embed configs/demo.yaml --output vectors.npy");
+      R"(Writes the normalised vectors (their scalar product is the cosine) of all notes of the shards, in the
+order of notes.jsonl. FILE.h5 holds 'vectors' (f32 [notes, d]) and 'ids' (texts); FILE.npy holds the
+vectors and FILE.ids.txt one id a line.
+Example: notellm embed configs/demo.yaml --output vectors.npy)");
   auto options = std::make_shared<EmbedOptions>();
   options->add_to(*command);
   command
-      ->add_option("--checkpoint", options->checkpoint, "folder of a checkpoint, or of a run [the newest of train.run]")
+      ->add_option("--checkpoint", options->checkpoint,
+                   "folder of a checkpoint, or of a run; default: the newest of train.run")
       ->type_name("DIR");
   command->add_option("--output", options->output, "the file to write: .h5 or .npy")->required()->type_name("FILE");
   CLI::Option* notes =

@@ -15,7 +15,7 @@ namespace {
 
 struct EvaluateOptions : ConfigOptions {
   std::string checkpoint, json;
-  double popularity_weight = 0;
+  std::vector<double> popularity_weights;
   bool baselines = true;
 };
 
@@ -81,15 +81,15 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
 
   Stream stream;
   Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes);
-  const std::vector<float> none;
   std::vector<MethodRanks> methods;
   if (options.baselines && ranks.rank() == 0) methods = baseline_ranks(model.config, notes, pool, questions);
-  methods.push_back(
-      {"notellm", encoder_ranks(stream, ranks, embedder, model.weights, notes, pool, questions, none, true)});
-  if (options.popularity_weight != 0) {
-    const auto prior = popularity_prior(notes, pool, options.popularity_weight, model.tau);
-    methods.push_back({fmt::format("notellm + {} × popularity", options.popularity_weight),
-                       encoder_ranks(stream, ranks, embedder, model.weights, notes, pool, questions, prior, true)});
+  const Buffer memory = embed_pool(stream, ranks, embedder, model.weights, notes, pool, true);
+  const Tensor vectors = pool_vectors(memory, model.weights, pool);
+  methods.push_back({"notellm", rank_targets(stream, ranks, vectors, questions)});
+  for (const double weight : options.popularity_weights) {
+    const auto prior = popularity_prior(notes, pool, weight, model.tau);
+    methods.push_back({fmt::format("notellm + {} × popularity", weight),
+                       rank_targets(stream, ranks, vectors, questions, prior)});
   }
   if (ranks.rank() != 0) return 0;
   std::printf("%s", format_report(methods, slices, pool.size()).c_str());
@@ -108,9 +108,8 @@ void add_evaluate(CLI::App& app, Action& chosen) {
                       "folder of a checkpoint or run; default: the newest of train.run");
   command->add_option("--json", options->json, "write the numbers to this file too");
   command
-      ->add_option("--popularity-weight", options->popularity_weight,
-                   "also rank with this weight × log(1 + training clicks) added")
-      ->capture_default_str();
+      ->add_option("--popularity-weight", options->popularity_weights,
+                   "rank also with this weight × log(1 + training clicks) added to e^tau × cosine; several: a line each");
   command->add_flag("!--no-baselines", options->baselines, "leave the baselines out");
   command->callback(
       [options, &chosen] { chosen = [options](Communicator& ranks) { return evaluate(*options, ranks); }; });

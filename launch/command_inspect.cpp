@@ -166,10 +166,10 @@ void inspect(const fs::path& path, int64_t notes) {
 void add_inspect(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand("inspect", "what is in a file or folder, and whether it is whole");
   command->footer(
-      "Knows folders of shards, runs and checkpoints, and files: .h5 (shards, vectors), .safetensors, .model "
-      "(SentencePiece).\n"
-      "Checksums and contents are checked; the exit code is 3 (data) or 5 (checkpoint) where something is damaged.\n"
-      "Example: notellm inspect data/debian/shards --notes 3");
+      R"(Knows folders of shards, runs and checkpoints, and files: .h5 (shards, vectors), .safetensors, .model
+(SentencePiece). Checksums and contents are checked; the exit code is 3 (data) or 5 (checkpoint) where
+something is damaged.
+Example: notellm inspect data/debian/shards --notes 3)");
   struct Options {
     std::string path;
     int64_t notes = 0;
@@ -177,8 +177,9 @@ void add_inspect(CLI::App& app, Action& chosen) {
   auto options = std::make_shared<Options>();
   command->add_option("path", options->path, "file or folder")->required()->type_name("PATH");
   command->add_option("--notes", options->notes, "show so many notes of shards in words, as the model reads them")
+      ->type_name("N")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1 << 20).description(""));
   command->callback([options, &chosen] {
     chosen = [options](Communicator& ranks) {
       if (ranks.rank() == 0) inspect(options->path, options->notes);

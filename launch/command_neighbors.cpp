@@ -18,8 +18,7 @@ namespace {
 constexpr size_t title_width = 78;
 
 struct NeighborsOptions : ConfigOptions {
-  std::string checkpoint, pool = "all";
-  IndexKind index = IndexKind::flat;
+  std::string checkpoint, pool = "all", index = "flat";
   std::vector<std::string> ids, texts, contents;
   int count = 10, examples = 5;
 };
@@ -145,8 +144,8 @@ int neighbors(const NeighborsOptions& options, Communicator& ranks) {
   const Matrix of_pool = embed(embedder, ranks, model, notes, pool);
   if (ranks.rank() != 0) return 0;
 
-  const NearestIndex index(options.index, of_pool.values);
-  if (options.index != IndexKind::flat) print_index(index, of_pool.values);
+  const NearestIndex index(index_kinds().at(options.index), of_pool.values);
+  if (index.kind() != IndexKind::flat) print_index(index, of_pool.values);
   const int wanted = options.count + 1;  // the query itself may be among them
   const std::vector<Neighbor> near_ids = index.search(of_ids.values, wanted),
                               near_texts = index.search(of_texts.values, wanted);
@@ -169,31 +168,35 @@ int neighbors(const NeighborsOptions& options, Communicator& ranks) {
 
 void add_neighbors(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand("neighbors", "the notes nearest to notes or texts, by cosine");
-  command->footer(
-      "Without --id and --text, shows the neighbours of some notes, from the most clicked to the least.\n"
-      "Examples:\n"
-      "  notellm neighbors configs/demo.yaml --id 1017 --id 4711\n"
-      "  notellm neighbors configs/demo.yaml --text \"photo editor\" --content \"retouch and organise photographs\"");
+  command->footer(R"(Without --id and --text, shows the neighbours of some notes, from the most clicked to the least.
+Under mpirun the ranks share the computation of vectors; rank 0 searches.
+Examples:
+  notellm neighbors configs/demo.yaml --id 1017 --id 4711
+  notellm neighbors configs/demo.yaml --text "photo editor" --content "retouch and organise photos")");
   auto options = std::make_shared<NeighborsOptions>();
   options->add_to(*command);
   command
-      ->add_option("--checkpoint", options->checkpoint, "folder of a checkpoint, or of a run [the newest of train.run]")
+      ->add_option("--checkpoint", options->checkpoint,
+                   "folder of a checkpoint, or of a run; default: the newest of train.run")
       ->type_name("DIR");
   command->add_option("--id", options->ids, "a note of the shards; several: a block each")->type_name("ID");
   command->add_option("--text", options->texts, "the title of a new note; several: a block each")->type_name("TITLE");
   command->add_option("--content", options->contents, "its content; the first belongs to the first --text, and so on")
       ->type_name("TEXT");
+  const auto positive = CLI::Range(1, 10000).description("");
   command->add_option("--count", options->count, "neighbours shown")
+      ->type_name("N")
       ->capture_default_str()
-      ->check(CLI::Range(1, 10000));
+      ->check(positive);
   command->add_option("--examples", options->examples, "notes shown where neither --id nor --text is given")
+      ->type_name("N")
       ->capture_default_str()
-      ->check(CLI::Range(1, 10000));
+      ->check(positive);
   command
       ->add_option("--index", options->index,
-                   "flat: exact; hnsw, ivf: approximate, for large pools; prints its time and how much it finds [flat]")
-      ->transform(CLI::CheckedTransformer(index_kinds()))
-      ->type_name("flat|hnsw|ivf");
+                   "flat: exact; hnsw, ivf: approximate, for large pools; their time is printed and how much they find")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"flat", "hnsw", "ivf"}));
   command->add_option("--pool", options->pool, "where neighbours come from: all notes, or those that users clicked")
       ->capture_default_str()
       ->check(CLI::IsMember({"all", "clicked"}));

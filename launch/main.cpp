@@ -1,6 +1,8 @@
 // notellm: trains note-recommendation language models. One file per subcommand: command_*.cpp.
+#include <chrono>
 #include <cstdio>
 #include <exception>
+#include <thread>
 
 #include "launch/commands.h"
 #include "runtime/log.h"
@@ -32,6 +34,10 @@ int run(const Action& chosen) {
     std::fprintf(stderr, "notellm: error: %s\n", message.c_str());
     return code;
   }
+  // What is wrong with the input is wrong on every rank: rank 0 says it and ends all; another rank speaks only when it
+  // is alone with its error.
+  if (ranks.rank() != 0 && code != static_cast<int>(ErrorKind::internal))
+    std::this_thread::sleep_for(std::chrono::seconds(2));
   std::fprintf(stderr, "notellm: rank %d: error: %s\n", ranks.rank(), message.c_str());
   std::fflush(stderr);
   Communicator::abort(code);

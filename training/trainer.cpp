@@ -38,6 +38,36 @@ class SignalGuard {
   void (*old_user_)(int);
 };
 
+// "model.dim 192 → 256" of each key that differs between the checkpoint's configuration and this run's, where `counts`
+// says so of the key.
+template <class Counts>
+std::string changed_keys(RunConfig before, RunConfig now, const Counts& counts) {
+  Fields old_fields, new_fields;
+  before.fields(old_fields);
+  now.fields(new_fields);
+  std::string text;
+  for (size_t i = 0; i < new_fields.all().size(); ++i) {
+    const std::string &key = new_fields.all()[i].path, was = old_fields.all()[i].print(),
+                      is = new_fields.all()[i].print();
+    if (was != is && counts(key)) text += fmt::format("{}{} {} → {}", text.empty() ? "" : ", ", key, was, is);
+  }
+  return text;
+}
+
+// Keys that decide the shapes of the weights.
+bool is_shape(std::string_view key) {
+  for (const char* name : {"dim", "layers", "heads", "kv_heads", "head_dim", "ffn", "note_dim", "tied_head"})
+    if (key == fmt::format("model.{}", name)) return true;
+  return false;
+}
+
+// Keys that change what a resumed run computes: not those of how it runs and reports, nor initial values.
+bool is_decisive(std::string_view key) {
+  if (key == "train.steps" || key == "train.pairs_per_step") return true;
+  return key != "threads" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
+         !key.starts_with("model.init.");
+}
+
 class Trainer {
  public:
   Trainer(const RunConfig& config, Communicator& ranks, const Shards& shards)
@@ -86,6 +116,13 @@ void Trainer::resume_from(const fs::path& checkpoint) {
     fail(ErrorKind::checkpoint,
          "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
          checkpoint.string(), config_.data.shards, info.config.data.shards);
+  if (const std::string shapes = changed_keys(info.config, config_, is_shape); !shapes.empty())
+    fail(ErrorKind::checkpoint,
+         "{} is of another model: {}; set the keys to the checkpoint's values, or start anew with --set train.run=…",
+         checkpoint.string(), shapes);
+  const std::string changes = changed_keys(info.config, config_, is_decisive);
+  if (!changes.empty() && ranks_.rank() == 0)
+    spdlog::warn("{} was trained with other settings, from here on: {}", checkpoint.string(), changes);
   load_weights(checkpoint, layout_, true, optimizer_.weights());
   load_moments(checkpoint, layout_, optimizer_);
   optimizer_.refresh_compute_weights();
@@ -140,7 +177,8 @@ void Trainer::evaluate_sample(Metrics* metrics) {
   if (!embedder_) embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes);
   const Pool pool = make_pool(shards_.notes);
   const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
-  const auto found = encoder_ranks(stream_, ranks_, *embedder_, weights_, shards_.notes, pool, questions, {}, false);
+  const Buffer vectors = embed_pool(stream_, ranks_, *embedder_, weights_, shards_.notes, pool, false);
+  const auto found = rank_targets(stream_, ranks_, pool_vectors(vectors, weights_, pool), questions);
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 
@@ -189,6 +227,7 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
       "shards", "the shards in " + config.data.shards,
       fmt::format("{} {} {}", shards.notes.tokenizer_digest, shards.notes.size(), shards.pairs.train.size()));
   const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);
+  ranks.require_equal("checkpoint", "the checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
   Trainer trainer(config, ranks, shards);
   if (checkpoint)
     trainer.resume_from(*checkpoint);

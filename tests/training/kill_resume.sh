@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# A run that is killed with -9 again and again, at random moments, and gone on with by --resume auto, ends with the same
+# bytes as the run that nobody disturbed. And a run that is sent TERM ends with exit code 85 and its state saved.
+#
+#   kill_resume.sh NOTELLM MPIRUN [SEED]      SEED of the moments (printed; another one each time when left out)
+set -euo pipefail
+
+notellm=$(readlink -f "$1") mpirun=$2 seed=${3:-$RANDOM}
+RANDOM=$seed
+echo "seed $seed"
+export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+folder=$(mktemp -d)
+cleanup() {
+  kill -9 "${rank_pids[@]}" "${run_pid:-}" 2>/dev/null || true
+  rm -rf "$folder"
+}
+rank_pids=()
+trap cleanup EXIT
+cd "$folder"
+
+steps=60 kills=6
+
+awk 'BEGIN {
+  for (i = 0; i < 60; ++i)
+    printf "{\"id\":\"n%d\",\"title\":\"title %d of %d\",\"content\":\"some words %d %d\",\"category\":\"c%d\",\"hashtags\":[\"h%d\",\"g%d\"]}\n",
+      i, i, i % 7, i * i % 11, i * 3 % 13, i % 4, i % 5, i % 3 }' >notes.jsonl
+awk 'BEGIN { for (u = 0; u < 80; ++u) { printf "u%d\t", u; for (c = 0; c < 5; ++c) printf "%sn%d", c ? " " : "", (u * 7 + c * (1 + u % 3)) % 60; print "" } }' >clicks.tsv
+cat >config.yaml <<YAML
+threads: 1
+data:
+  notes: notes.jsonl
+  shards: shards
+  clicks: {files: [clicks.tsv], format: lists, heldout_share: 0.1, stop_share: 1, min_user_notes: 2, max_user_notes: 100}
+  cooccurrence: {lower: 0.01, upper: 30, top: 10}
+  tokenizer: {vocabulary: 400}
+model: {dim: 32, layers: 2, heads: 2, kv_heads: 2, ffn: 48, note_dim: 16, context: 256}
+optimizer: {learning_rate: 1.0e-3, warmup_steps: 4}
+train: {steps: $steps, pairs_per_step: 8, checkpoint_every: 2}
+YAML
+"$notellm" prepare config.yaml >prepare.log 2>&1 || { cat prepare.log; exit 1; }
+
+# Whether any of the processes is there and not a zombie.
+running() {
+  local pid state
+  for pid; do
+    state=$(sed 's/.*) \(.\).*/\1/' "/proc/$pid/stat" 2>/dev/null) && [[ $state != Z ]] && return 0
+  done
+  return 1
+}
+# start RUN [--set …]: mpirun in the background; its pid in run_pid, the ranks' in rank_pids.
+start() {
+  "$mpirun" --oversubscribe --bind-to none -n 2 "$notellm" train config.yaml --resume auto --set "train.run=$1" "${@:2}" >>"$1.log" 2>&1 &
+  run_pid=$!
+  rank_pids=()
+  while ((${#rank_pids[@]} < 2)) && running "$run_pid"; do
+    read -ra rank_pids <"/proc/$run_pid/task/$run_pid/children" || true
+  done
+}
+finish() {
+  wait "$run_pid" || { code=$? && tail -n 30 "$1.log" && echo "kill_resume: run $1 ended with code $code" && exit 1; }
+}
+lines() { wc -l 2>/dev/null <"$1/metrics.jsonl" || echo 0; }
+wait_for_lines() {
+  while running "$run_pid" && (($(lines "$1") < $2)); do sleep 0.01; done
+}
+# A killed mpirun leaves its ranks to themselves for a moment: nobody may write to the run when it starts again.
+wait_until_gone() {
+  for ((try = 0; try < 500; ++try)); do
+    running "$run_pid" "${rank_pids[@]}" || break
+    sleep 0.01
+  done
+  kill -9 "$run_pid" "${rank_pids[@]}" 2>/dev/null || true
+  while running "$run_pid" "${rank_pids[@]}"; do sleep 0.01; done
+  wait "$run_pid" 2>/dev/null || true
+}
+
+start whole
+finish whole
+
+interrupted=0
+for ((kill = 0; kill < kills; ++kill)); do
+  before=$(lines killed)
+  ((before < steps)) || break
+  start killed
+  wait_for_lines killed $((before + 1 + RANDOM % 4))
+  sleep "0.0$((RANDOM % 4))"
+  victim=("$run_pid" "${rank_pids[@]}")
+  victim=${victim[RANDOM % ${#victim[@]}]}
+  if running "$run_pid"; then
+    kill -9 "$victim" 2>/dev/null || true
+    ((++interrupted))
+  fi
+  wait_until_gone
+done
+echo "killed $interrupted times; $(lines killed) of $steps steps were done"
+((interrupted >= 3)) || { echo "kill_resume: only $interrupted runs were killed" && exit 1; }
+start killed
+finish killed
+
+last=$(printf 'step-%08d' "$steps")
+for file in model-00001-of-00001.safetensors note_head.safetensors optimizer-00000.safetensors; do
+  cmp "whole/checkpoints/$last/$file" "killed/checkpoints/$last/$file" || { echo "kill_resume: seed $seed" && exit 1; }
+done
+seq "$steps" >expected_steps
+grep -o '"step":[0-9]*' killed/metrics.jsonl | cut -d: -f2 | cmp - expected_steps ||
+  { echo "kill_resume: metrics.jsonl misses or repeats steps (seed $seed)" && exit 1; }
+
+start ended --set train.steps=1000000
+wait_for_lines ended 3
+kill -TERM "${rank_pids[1]}"
+code=0
+wait "$run_pid" || code=$?
+((code == 85)) || { tail -n 30 ended.log && echo "kill_resume: after TERM the exit code was $code, not 85" && exit 1; }
+[[ -e ended/checkpoints/latest ]] || { echo "kill_resume: TERM left no checkpoint" && exit 1; }
+echo "the same bytes; TERM ended the run with code 85"
