@@ -42,6 +42,12 @@ void Embedder::embed_batch(Stream& stream, const Weights& weights, const NoteTab
   examples_.clear();
   for (int32_t note : which) examples_.push_back({note, Task::embed, {}});
   pack(notes, examples_, true, batch_);
+  for (size_t i = 0; i < which.size(); ++i)
+    if (batch_.positions[batch_.note_rows[i]] >= transformer_.config().context)
+      fail(ErrorKind::data,
+           "note '{}' makes a sequence of {} tokens, more than the model's context of {}: lower "
+           "data.prompt.max_note_tokens",
+           notes.ids[which[i]], batch_.positions[batch_.note_rows[i]] + 1, transformer_.config().context);
   input_.set(batch_, false);
   arena_.rewind(0);
   const Tensor hidden = transformer_.forward(stream, weights, input_, arena_, false);

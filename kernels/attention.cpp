@@ -11,7 +11,7 @@
 #include "runtime/memory.h"
 
 // A thread takes a chunk of segments; it widens the keys and values of one segment and kv head at a time to f32 tiles
-// that stay in cache, and goes over the queries in groups of tile_rows; such a group skips the keys that none of its
+// that stay in cache, and goes over the queries in groups of block_rows; such a group skips the keys that none of its
 // queries sees. The tiles are padded with zeros, so that no product has a remainder.
 namespace notellm {
 namespace {
@@ -22,7 +22,7 @@ using namespace attention_detail;
 constexpr int64_t query_block = 64;
 // The scores of a group of queries are computed (and zero where not seen) up to a multiple of this, so that a tile of P
 // transposed has no remainder either.
-constexpr int64_t key_step = std::max(vector_lanes, tile_rows);
+constexpr int64_t key_step = std::max(vector_lanes, block_rows);
 
 // Tiles of the calling thread, 64-byte aligned and not cleared; they live until the thread's next call.
 template <size_t count>
@@ -40,6 +40,16 @@ std::array<float*, count> thread_tiles(const std::array<int64_t, count>& sizes) 
   return tiles;
 }
 
+// Asks for the next head's part of a row, which lies behind this one's: it is wanted within some 10 µs, and rows are
+// too far apart for the CPU to guess it.
+template <class T>
+void prefetch_next_head(const T* row, int64_t head_dim) {
+  constexpr int64_t line_bytes = 64;
+  const char* next = reinterpret_cast<const char*>(row + head_dim);
+  for (int64_t byte = 0; byte < head_dim * static_cast<int64_t>(sizeof(T)); byte += line_bytes)
+    __builtin_prefetch(next + byte);
+}
+
 // Distance between rows of scores: not a power of two, whose rows would share few cache sets.
 int64_t score_stride(const AttentionSegment& s) { return round_up(key_count(s), tile_columns) + vector_lanes; }
 
@@ -48,35 +58,35 @@ vint column_indices(int64_t first) {
   return zero_up.load() + static_cast<int32_t>(first);
 }
 
-// Of tile_rows rows at once, so that their reductions overlap: scores := exp(scores − max);
+// Of block_rows rows at once, so that their reductions overlap: scores := exp(scores − max);
 // log_sum = max + log Σ exp(scores − max), inverse_sum = 1 / Σ exp(scores − max).
 struct Softmax {
-  float log_sum[tile_rows], inverse_sum[tile_rows];
+  float log_sum[block_rows], inverse_sum[block_rows];
 };
 Softmax softmax_rows(float* scores, int64_t stride, int64_t columns) {
-  vfloat max[tile_rows], sum[tile_rows] = {};
-  for (int r = 0; r < tile_rows; ++r) max[r] = vload(scores + r * stride);
+  vfloat max[block_rows], sum[block_rows] = {};
+  for (int r = 0; r < block_rows; ++r) max[r] = vload(scores + r * stride);
   for (int64_t c = vector_lanes; c < columns; c += vector_lanes)
 #pragma GCC unroll 8
-    for (int r = 0; r < tile_rows; ++r) {
+    for (int r = 0; r < block_rows; ++r) {
       const vfloat x = vload(scores + r * stride + c);
       max[r] = x > max[r] ? x : max[r];
     }
   Softmax softmax;
 #pragma GCC unroll 8
-  for (int r = 0; r < tile_rows; ++r) {
+  for (int r = 0; r < block_rows; ++r) {
     softmax.log_sum[r] = lane_max(max[r]);
     max[r] = vfloat{} + softmax.log_sum[r];
   }
   for (int64_t c = 0; c < columns; c += vector_lanes)
 #pragma GCC unroll 8
-    for (int r = 0; r < tile_rows; ++r) {
+    for (int r = 0; r < block_rows; ++r) {
       const vfloat x = exp_or_zero(vload(scores + r * stride + c) - max[r]);
       vstore(scores + r * stride + c, x);
       sum[r] += x;
     }
 #pragma GCC unroll 8
-  for (int r = 0; r < tile_rows; ++r) {
+  for (int r = 0; r < block_rows; ++r) {
     const float total = lane_sum(sum[r]);
     softmax.log_sum[r] += std::log(total);
     softmax.inverse_sum[r] = 1.0f / total;
@@ -87,21 +97,24 @@ Softmax softmax_rows(float* scores, int64_t stride, int64_t columns) {
 struct ForwardTiles {
   float* keys;    // transposed, in panels
   float* values;  // [keys, tile_dim]
-  float* q;       // [tile_rows, tile_dim], scaled
-  float* scores;  // [tile_rows, score_stride]
+  float* q;       // [block_rows, tile_dim], scaled
+  float* scores;  // [block_rows, score_stride]
 };
 
-// Queries first … first + tile_rows of a segment, for one head.
+// Queries first … first + block_rows of a segment, for one head.
 template <class T>
 void forward_rows(const Problem<T>& p, const AttentionSegment& s, int64_t head, int64_t first, const ForwardTiles& t) {
-  const int rows = static_cast<int>(std::min<int64_t>(tile_rows, s.query_end - first));
+  const int rows = static_cast<int>(std::min<int64_t>(block_rows, s.query_end - first));
   const int64_t tile_dim = p.tile_dim(), stride = score_stride(s);
-  int32_t visible[tile_rows] = {};
+  int32_t visible[block_rows] = {};
   for (int r = 0; r < rows; ++r) {
     visible[r] = visible_keys(p, s, first + r);
-    pack_row(p.q + p.query_at(first + r, head), p.head_dim, p.scale, t.q + r * tile_dim);
+    const int64_t at = p.query_at(first + r, head);
+    pack_row(p.q + at, p.head_dim, p.scale, t.q + r * tile_dim);
+    prefetch_next_head(p.q + at, p.head_dim);
+    prefetch_next_head(p.o + at, p.head_dim);
   }
-  std::fill(t.q + rows * tile_dim, t.q + tile_rows * tile_dim, 0.0f);
+  std::fill(t.q + rows * tile_dim, t.q + block_rows * tile_dim, 0.0f);
 
   const int64_t limit = visible[rows - 1], columns = round_up(limit, vector_lanes);
   constexpr float unseen = -std::numeric_limits<float>::infinity();
@@ -125,12 +138,16 @@ void forward_segment(const Problem<T>& p, const AttentionSegment& s, int64_t kv_
   if (query_count(s) == 0) return;
   const int64_t keys = key_count(s), tile_dim = p.tile_dim();
   const auto [k, v, q, scores] = thread_tiles<4>(
-      {round_up(keys, tile_columns) * p.head_dim, keys * tile_dim, tile_rows * tile_dim, tile_rows * score_stride(s)});
+      {round_up(keys, tile_columns) * p.head_dim, keys * tile_dim, block_rows * tile_dim, block_rows * score_stride(s)});
   pack_transposed([&](int64_t j) { return p.kv + p.key_at(key_token(s, j), kv_head); }, keys, p.head_dim, k);
-  for (int64_t j = 0; j < keys; ++j)
-    pack_row(p.kv + p.value_at(key_token(s, j), kv_head), p.head_dim, 1.0f, v + j * tile_dim);
+  for (int64_t j = 0; j < keys; ++j) {
+    const int64_t token = key_token(s, j);
+    pack_row(p.kv + p.value_at(token, kv_head), p.head_dim, 1.0f, v + j * tile_dim);
+    prefetch_next_head(p.kv + p.key_at(token, kv_head), p.head_dim);
+    prefetch_next_head(p.kv + p.value_at(token, kv_head), p.head_dim);
+  }
   for (int64_t head = kv_head * p.group(); head < (kv_head + 1) * p.group(); ++head)
-    for (int64_t first = s.query_begin; first < s.query_end; first += tile_rows)
+    for (int64_t first = s.query_begin; first < s.query_end; first += block_rows)
       forward_rows(p, s, head, first, ForwardTiles{k, v, q, scores});
 }
 
@@ -149,15 +166,17 @@ struct BackwardTiles {
   float d[query_block];  // D_i
 };
 
-// Queries first … first + rows of a segment, for one head, into tiles; rows up to a multiple of tile_rows see nothing.
+// Queries first … first + rows of a segment, for one head, into tiles; rows up to a multiple of block_rows see nothing.
 template <class T>
 void load_queries(const Problem<T>& p, const AttentionSegment& s, int64_t head, int64_t first, int64_t rows,
                   BackwardTiles& t) {
-  const int64_t tile_dim = p.tile_dim(), padded_rows = round_up(rows, tile_rows);
+  const int64_t tile_dim = p.tile_dim(), padded_rows = round_up(rows, block_rows);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = p.query_at(first + r, head);
     pack_row(p.q + at, p.head_dim, p.scale, t.q + r * tile_dim);
     pack_row(p.d_o + at, p.head_dim, 1.0f, t.d_o + r * tile_dim);
+    for (const T* row : {p.q + at, p.d_o + at, const_cast<const T*>(p.o) + at, const_cast<const T*>(p.dq) + at})
+      prefetch_next_head(row, p.head_dim);
     vfloat d = {};
     for (int64_t c = 0; c < p.head_dim; c += vector_lanes)
       d += vload(t.d_o + r * tile_dim + c) * vload(p.o + at + c, p.head_dim - c);
@@ -173,7 +192,7 @@ void load_queries(const Problem<T>& p, const AttentionSegment& s, int64_t head, 
   std::fill(t.d_o + rows * tile_dim, t.d_o + padded_rows * tile_dim, 0.0f);
 }
 
-// P, dS and dq of tile_rows queries, the block's r0-th and those after it, of which `rows` are real.
+// P, dS and dq of block_rows queries, the block's r0-th and those after it, of which `rows` are real.
 template <class T>
 void backward_rows(const Problem<T>& p, int64_t stride, int64_t r0, int64_t rows, T* dq, const BackwardTiles& t) {
   const int64_t tile_dim = p.tile_dim();
@@ -197,12 +216,12 @@ void backward_rows(const Problem<T>& p, int64_t stride, int64_t r0, int64_t rows
       });
 }
 
-// dk += dSᵀ·q and dv += Pᵀ·dO over a block's queries, tile_rows keys at a time, from the first query that sees any of
+// dk += dSᵀ·q and dv += Pᵀ·dO over a block's queries, block_rows keys at a time, from the first query that sees any of
 // them.
 void accumulate_keys(int64_t stride, int64_t rows, int64_t tile_dim, const BackwardTiles& t) {
-  const int64_t padded_rows = round_up(rows, tile_rows);
+  const int64_t padded_rows = round_up(rows, block_rows);
   int64_t first = 0;
-  for (int64_t key = 0; key < t.visible[rows - 1]; key += tile_rows) {
+  for (int64_t key = 0; key < t.visible[rows - 1]; key += block_rows) {
     while (t.visible[first] <= key) ++first;
     const auto add = [&](const float* weights, const float* of, float* to) __attribute__((always_inline)) {
       gemm_rows(
@@ -215,49 +234,6 @@ void accumulate_keys(int64_t stride, int64_t rows, int64_t tile_dim, const Backw
     add(t.p, t.d_o, t.dv);
     add(t.ds, t.q, t.dk);
   }
-}
-
-// Where the gradients of keys that several segments see are summed: in f32, in rows of the workspace as wide as kv's.
-// The first rows belong to the tokens that are in some prefix, one each; the others are the sums over runs:
-// neighbouring segments of one chunk with the same prefix.
-struct Run {
-  int64_t prefix_begin, prefix_end;
-  int64_t row;
-  int64_t first_segment;
-};
-struct BackwardPlan {
-  std::vector<Run> runs;
-  std::vector<int32_t> run_of;  // [segments]: the run that it adds to; −1: no prefix, or no queries
-  std::vector<int32_t> row_of;  // [tokens]: its row of the workspace; −1: in no prefix
-  int64_t rows = 0;
-};
-
-// The calling thread's plan, valid until its next call.
-const BackwardPlan& plan_backward(std::span<const AttentionSegment> segments, int64_t tokens) {
-  thread_local BackwardPlan plan;
-  plan.runs.clear();
-  plan.run_of.assign(segments.size(), -1);
-  plan.row_of.assign(static_cast<size_t>(tokens), -1);
-  plan.rows = 0;
-  const auto takes_part = [](const AttentionSegment& s) { return prefix_count(s) > 0 && query_count(s) > 0; };
-  for (const AttentionSegment& s : segments)
-    if (takes_part(s))
-      for (int64_t token = s.prefix_begin; token < s.prefix_end; ++token)
-        if (plan.row_of[token] < 0) plan.row_of[token] = static_cast<int32_t>(plan.rows++);
-  for (const Range& chunk : chunks_of(segments)) {
-    const size_t first_run = plan.runs.size();
-    for (int64_t i = chunk.begin; i < chunk.end; ++i) {
-      const AttentionSegment& s = segments[i];
-      if (!takes_part(s)) continue;
-      if (plan.runs.size() == first_run || plan.runs.back().prefix_begin != s.prefix_begin ||
-          plan.runs.back().prefix_end != s.prefix_end) {
-        plan.runs.push_back({s.prefix_begin, s.prefix_end, plan.rows, i});
-        plan.rows += prefix_count(s);
-      }
-      plan.run_of[i] = static_cast<int32_t>(plan.runs.size()) - 1;
-    }
-  }
-  return plan;
 }
 
 template <class T>
@@ -298,7 +274,7 @@ void backward_segment(const Problem<T>& p, const BackwardPlan& plan, int64_t seg
                       float* workspace) {
   const AttentionSegment& s = p.segments[segment];
   const int64_t keys = key_count(s), tile_dim = p.tile_dim(), stride = score_stride(s);
-  const int64_t packed = round_up(keys, tile_columns) * p.head_dim, rows = round_up(keys, tile_rows) * tile_dim;
+  const int64_t packed = round_up(keys, tile_columns) * p.head_dim, rows = round_up(keys, block_rows) * tile_dim;
   const auto [k, v, key_rows, dk, dv, q, d_o, probability, ds] =
       thread_tiles<9>({packed, packed, rows, rows, rows, query_block * tile_dim, query_block * tile_dim,
                        query_block * stride, query_block * stride});
@@ -309,14 +285,20 @@ void backward_segment(const Problem<T>& p, const BackwardPlan& plan, int64_t seg
     const auto key_row = [&](int64_t j) { return p.kv + p.key_at(key_token(s, j), kv_head); };
     pack_transposed(key_row, keys, p.head_dim, k);
     pack_transposed([&](int64_t j) { return p.kv + p.value_at(key_token(s, j), kv_head); }, keys, p.head_dim, v);
-    for (int64_t j = 0; j < keys; ++j) pack_row(key_row(j), p.head_dim, 1.0f, key_rows + j * tile_dim);
+    for (int64_t j = 0; j < keys; ++j) {
+      const int64_t token = key_token(s, j), key = p.key_at(token, kv_head), value = p.value_at(token, kv_head);
+      pack_row(p.kv + key, p.head_dim, 1.0f, key_rows + j * tile_dim);
+      for (const T* row :
+           {p.kv + key, p.kv + value, const_cast<const T*>(p.dkv) + key, const_cast<const T*>(p.dkv) + value})
+        prefetch_next_head(row, p.head_dim);
+    }
   }
   for (int64_t head = kv_head * p.group(); head < (kv_head + 1) * p.group(); ++head)
     for (int64_t first = s.query_begin; first < s.query_end; first += query_block) {
       const int64_t count = std::min(query_block, s.query_end - first);
       load_queries(p, s, head, first, count, t);
-      for (int64_t r = 0; r < count; r += tile_rows)
-        backward_rows(p, stride, r, std::min<int64_t>(tile_rows, count - r), p.dq + p.query_at(first + r, head), t);
+      for (int64_t r = 0; r < count; r += block_rows)
+        backward_rows(p, stride, r, std::min<int64_t>(block_rows, count - r), p.dq + p.query_at(first + r, head), t);
       accumulate_keys(stride, count, tile_dim, t);
     }
   store_key_gradient(p, plan, segment, dk, p.key_at(0, kv_head), workspace);

@@ -1,5 +1,5 @@
-// What the forward and backward pass of attention share: the arguments as pointers, their checks, and the work in
-// chunks.
+// What stands beside the arithmetic of attention: the arguments as pointers and their checks, the work in chunks, where
+// sums over segments are kept, and exp.
 #pragma once
 
 #include <omp.h>
@@ -117,6 +117,49 @@ void for_each_head(const std::vector<Range>& chunks, int64_t kv_heads, F&& f) {
     for (int64_t segment = chunk.begin; segment < chunk.end; ++segment)
       for (int64_t head = first_head; head < end_head; ++head) f(segment, head);
   }
+}
+
+// Where the gradients of keys that several segments see are summed: in f32, in rows of the workspace as wide as kv's.
+// The first rows belong to the tokens that are in some prefix, one each; the others are the sums over runs:
+// neighbouring segments of one chunk with the same prefix.
+struct Run {
+  int64_t prefix_begin, prefix_end;
+  int64_t row;
+  int64_t first_segment;
+};
+struct BackwardPlan {
+  std::vector<Run> runs;
+  std::vector<int32_t> run_of;  // [segments]: the run that it adds to; −1: no prefix, or no queries
+  std::vector<int32_t> row_of;  // [tokens]: its row of the workspace; −1: in no prefix
+  int64_t rows = 0;
+};
+
+// The calling thread's plan, valid until its next call.
+inline const BackwardPlan& plan_backward(std::span<const AttentionSegment> segments, int64_t tokens) {
+  thread_local BackwardPlan plan;
+  plan.runs.clear();
+  plan.run_of.assign(segments.size(), -1);
+  plan.row_of.assign(static_cast<size_t>(tokens), -1);
+  plan.rows = 0;
+  const auto takes_part = [](const AttentionSegment& s) { return prefix_count(s) > 0 && query_count(s) > 0; };
+  for (const AttentionSegment& s : segments)
+    if (takes_part(s))
+      for (int64_t token = s.prefix_begin; token < s.prefix_end; ++token)
+        if (plan.row_of[token] < 0) plan.row_of[token] = static_cast<int32_t>(plan.rows++);
+  for (const Range& chunk : chunks_of(segments)) {
+    const size_t first_run = plan.runs.size();
+    for (int64_t i = chunk.begin; i < chunk.end; ++i) {
+      const AttentionSegment& s = segments[i];
+      if (!takes_part(s)) continue;
+      if (plan.runs.size() == first_run || plan.runs.back().prefix_begin != s.prefix_begin ||
+          plan.runs.back().prefix_end != s.prefix_end) {
+        plan.runs.push_back({s.prefix_begin, s.prefix_end, plan.rows, i});
+        plan.rows += prefix_count(s);
+      }
+      plan.run_of[i] = static_cast<int32_t>(plan.runs.size()) - 1;
+    }
+  }
+  return plan;
 }
 
 inline void check_kv(const Tensor& kv) {

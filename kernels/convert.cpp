@@ -1,9 +1,10 @@
 #include "kernels/convert.h"
 
+#include "kernels/checks.h"
+#include "kernels/vector_math.h"
+
 namespace notellm {
 namespace {
-
-constexpr int64_t parallel_elements = 32768;  // below it a second thread costs more than it saves
 
 template <class From, class To>
 void convert_all(const Tensor& from, const Tensor& to) {
@@ -11,7 +12,7 @@ void convert_all(const Tensor& from, const Tensor& to) {
   To* y = to.as<To>();
   const int64_t size = from.size();
 #pragma omp parallel for simd schedule(static) if (size > parallel_elements)
-  for (int64_t i = 0; i < size; ++i) y[i] = To(static_cast<float>(x[i]));
+  for (int64_t i = 0; i < size; ++i) y[i] = rounded<To>(static_cast<float>(x[i]));
 }
 
 }  // namespace

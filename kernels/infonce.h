@@ -8,26 +8,28 @@
 
 namespace notellm {
 
-// For row i of `z_rows`, which is row first_row + i of `z_all`:
+// For row i of `z_rows`, which is row first_row + i of `z_all`, and j over all columns that are not masked:
 //   S_ij    = z_i·z_j · e^tau − log_q_j           (no log_q: 0)
-//   loss_i  = log Σ_j exp(S_ij) − S_i,pos(i),     pos(i) = (first_row + i) xor 1, j over all columns that are not masked
+//   loss_i  = log Σ_j exp(S_ij) − S_i,pos(i),     pos(i) = (first_row + i) xor 1
 //
-//   z_rows      [rows, d]  f32, L2-normalised
-//   z_all       [cols, d]  f32
-//   log_q       [cols]     f32, or empty
-//   mask_begin  [rows + 1] i32;  mask_columns [mask_begin[rows]] i32, ascending within a row: the columns that row i leaves
-//               out; itself must be among them, its positive must not
-//   row_lse     [rows] f64: log Σ_j exp(S_ij). Not f32: near e^tau = 100 its steps are 8e-6, and a good row's loss is less
-//   row_positive    [rows] f32: S_i,pos(i)
-//   row_similarity  [rows] f32: mean cosine over the row's unmasked columns without the positive (0 when there is none):
-//               the "negative similarity" of the log
-//   workspace   f32, 8-byte aligned, infonce_workspace(rows, cols) elements
+//   z_rows          [rows, d]   f32, L2-normalised
+//   z_all           [cols, d]   f32
+//   log_q           [cols]      f32, or empty
+//   mask_begin      [rows + 1]  i32
+//   mask_columns    [mask_begin[rows]]  i32, ascending within a row: the columns that row i leaves out; itself must be
+//                   among them, its positive must not
+//   row_lse         [rows]      f64: log Σ_j exp(S_ij). Not f32: near e^tau = 100 its steps are 8e-6, and a good row's
+//                   loss is less
+//   row_positive    [rows]      f32: S_i,pos(i)
+//   row_similarity  [rows]      f32: mean cosine over the row's unmasked columns without the positive (0 when there is
+//                   none): the "negative similarity" of the log
+//   workspace       f32, 8-byte aligned, infonce_workspace(rows, cols) elements
 //
 // Cosines in f32, sums over tiles in f64. Tiles are fixed by the shapes: the same bits for any number of threads.
-// Loss and gradients to 1e-5 relative of double at e^tau = 100 (dtau: of the sum of its terms' sizes, which cancel; losses
-// below 1e-6: to 1e-4).
-// Throws Error: shape or dtype mismatch; rows that are not part of the columns; odd number of columns; a mask that is not
-// as above.
+// Loss and gradients to 1e-5 relative of double at e^tau = 100 (dtau: of the sum of its terms' sizes, which cancel;
+// losses below 1e-6: to 1e-4).
+// Throws Error: shape or dtype mismatch; rows that are not part of the columns; odd number of columns; a mask that is
+// not as above.
 void infonce(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q, Tensor mask_begin,
              Tensor mask_columns, Tensor row_lse, Tensor row_positive, Tensor row_similarity, Tensor workspace);
 
@@ -37,8 +39,8 @@ void infonce(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, flo
 //   *dtau     += scale Σ_ij (P_ij − Y_ij) · z_i·z_j · e^tau
 // The matrix is computed again, tile by tile. dtau [1] f64. dz_rows and dz_all share no memory.
 void infonce_backward(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q,
-                      Tensor mask_begin, Tensor mask_columns, Tensor row_lse, float scale, Tensor dz_rows, Tensor dz_all,
-                      Tensor dtau, Tensor workspace);
+                      Tensor mask_begin, Tensor mask_columns, Tensor row_lse, float scale, Tensor dz_rows,
+                      Tensor dz_all, Tensor dtau, Tensor workspace);
 
 // Enough for one tile on each of this process's OpenMP threads; the results do not depend on it.
 int64_t infonce_workspace(int64_t rows, int64_t cols);

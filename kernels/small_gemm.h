@@ -11,9 +11,9 @@ namespace notellm {
 // Rows of one register block. 8 rows × 2 vectors take 16 of the 32 vector registers of AVX-512 and NEON and hide the
 // latency of their FMA units; 4 × 2 is what fits 16 registers.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int tile_rows = 8;
+constexpr int block_rows = 8;
 #else
-constexpr int tile_rows = 4;
+constexpr int block_rows = 4;
 #endif
 constexpr int tile_vectors = 2;
 constexpr int tile_columns = tile_vectors * vector_lanes;
@@ -32,24 +32,24 @@ struct ColumnMajor {
   float at(int64_t r, int64_t k) const { return data[k * stride + r]; }
 };
 
-// x[r, :] = Σ_{k < depth} a[r, k] · b[k, :] for tile_rows rows and `vectors` vectors of columns, in registers;
+// x[r, :] = Σ_{k < depth} a[r, k] · b[k, :] for block_rows rows and `vectors` vectors of columns, in registers;
 // then finish(r, v, x[r, v-th vector]) for each. b is row-major; its rows are b_stride floats apart.
 template <int vectors, class Left, class Finish>
 [[gnu::always_inline]] inline void gemm_tile(Left a, const float* b, int64_t b_stride, int64_t depth, Finish&& finish) {
-  vfloat sum[tile_rows][vectors] = {};
+  vfloat sum[block_rows][vectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     vfloat row[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) row[v] = vload(b + k * b_stride + v * vector_lanes);
 #pragma GCC unroll 8
-    for (int r = 0; r < tile_rows; ++r) {
+    for (int r = 0; r < block_rows; ++r) {
       const float scalar = a.at(r, k);
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sum[r][v] += scalar * row[v];
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < tile_rows; ++r)
+  for (int r = 0; r < block_rows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) finish(r, v, sum[r][v]);
 }

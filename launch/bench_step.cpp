@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data_pipeline/shards.h"
 #include "kernels/infonce.h"
@@ -109,6 +110,7 @@ class Parts {
   PackedBatch batch_;
   ModelInput input_;
   Stream stream_;
+  std::optional<Arena> arena_;  // kept from step to step, as TrainingStep's: fresh pages cost time
   std::vector<std::pair<std::string, double>> seconds_;
 };
 
@@ -185,9 +187,13 @@ void Parts::run(int64_t step) {
                 d = config_.model.note_dim;
   const int64_t tokens = input_.tokens(), vocabulary = training_.layout.vocabulary();
   // Address space; what is not touched costs nothing.
-  Arena arena(transformer_arena_bytes(config_.model, config_.compute(), tokens, tokens) +
-              tokens * config_.model.kv_dim() * 4 + (4 * own + 4 * all) * d * 4 + infonce_workspace(own, all) * 4 +
-              tile_rows * (vocabulary + 3 * config_.model.dim) * 8 + (int64_t{256} << 20));
+  const int64_t bytes = transformer_arena_bytes(config_.model, config_.compute(), tokens, tokens) +
+                        tokens * config_.model.kv_dim() * 4 + (4 * own + 4 * all) * d * 4 +
+                        infonce_workspace(own, all) * 4 + tile_rows * (vocabulary + 3 * config_.model.dim) * 8 +
+                        (int64_t{256} << 20);
+  if (!arena_ || arena_->capacity_bytes() < bytes) arena_.emplace(bytes + bytes / 4);
+  Arena& arena = *arena_;
+  arena.rewind(0);
   const Tensor z = arena.allocate(DType::f32, {own, d}), norm = arena.allocate(DType::f32, {own}),
                dz = arena.allocate(DType::f32, {own, d});
   const Tensor projection = training_.weights.note_projection;

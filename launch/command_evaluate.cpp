@@ -69,6 +69,7 @@ std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, do
 
 int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   const TrainedModel model = TrainedModel::load(options.read(ranks), options.checkpoint);
+  ranks.require_equal("checkpoint", "the checkpoint", model.checkpoint.string());
   const NoteTable& notes = model.shards.notes;
   const std::vector<Pair>& test = model.shards.pairs.test;
   if (test.empty())
@@ -88,8 +89,8 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   methods.push_back({"notellm", rank_targets(stream, ranks, vectors, questions)});
   for (const double weight : options.popularity_weights) {
     const auto prior = popularity_prior(notes, pool, weight, model.tau);
-    methods.push_back({fmt::format("notellm + {} × popularity", weight),
-                       rank_targets(stream, ranks, vectors, questions, prior)});
+    methods.push_back(
+        {fmt::format("notellm + {} × popularity", weight), rank_targets(stream, ranks, vectors, questions, prior)});
   }
   if (ranks.rank() != 0) return 0;
   std::printf("%s", format_report(methods, slices, pool.size()).c_str());
@@ -107,9 +108,9 @@ void add_evaluate(CLI::App& app, Action& chosen) {
   command->add_option("--checkpoint", options->checkpoint,
                       "folder of a checkpoint or run; default: the newest of train.run");
   command->add_option("--json", options->json, "write the numbers to this file too");
-  command
-      ->add_option("--popularity-weight", options->popularity_weights,
-                   "rank also with this weight × log(1 + training clicks) added to e^tau × cosine; several: a line each");
+  command->add_option(
+      "--popularity-weight", options->popularity_weights,
+      "rank also with this weight × log(1 + training clicks) added to e^tau × cosine; several: a line each");
   command->add_flag("!--no-baselines", options->baselines, "leave the baselines out");
   command->callback(
       [options, &chosen] { chosen = [options](Communicator& ranks) { return evaluate(*options, ranks); }; });

@@ -104,7 +104,10 @@ void inspect_checkpoint(const fs::path& folder) {
                                   m.dim, m.heads, m.kv_heads, m.ffn, m.context, m.note_dim)});
   table.row({"vocabulary",
              fmt::format("{} rows, {} in use", format_count(info.vocabulary), format_count(info.tokens_in_use))});
-  table.row({"parameters", format_count(ParameterLayout(m, info.vocabulary).size())});
+  const ParameterLayout layout(m, info.vocabulary);
+  int64_t parameters = 0;
+  for (const Parameter& parameter : layout.all()) parameters += parameter.size();
+  table.row({"parameters", format_count(parameters)});
   table.row({"tokenizer", info.tokenizer_digest});
   table.row({"shards", info.config.data.shards});
   std::printf("%s", table.text().c_str());
@@ -133,9 +136,9 @@ void inspect_run(const fs::path& folder) {
       table.row({checkpoint.filename().string(), format_count(verify_checkpoint(checkpoint).position.step), "whole"});
     } catch (const Error& error) {
       // What a save that was cut off left behind does no harm.
-      const bool partial = checkpoint.extension() == ".partial";
+      const bool partial = checkpoint.extension() == ".partial" || checkpoint.extension() == ".removed";
       table.row({checkpoint.filename().string(), "",
-                 partial ? "a save that did not end; the next one removes it" : "damaged"});
+                 partial ? "left by a save that was cut off; the next one removes it" : "damaged"});
       if (!partial) damage = std::current_exception();
     }
   }

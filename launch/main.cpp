@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <thread>
 
 #include "launch/commands.h"
@@ -25,6 +26,9 @@ int run(const Action& chosen) {
     return chosen(ranks);
   } catch (const Error& error) {
     code = static_cast<int>(error.kind());
+    message = error.what();
+  } catch (const std::filesystem::filesystem_error& error) {
+    code = static_cast<int>(ErrorKind::io);
     message = error.what();
   } catch (const std::exception& error) {
     code = static_cast<int>(ErrorKind::internal);

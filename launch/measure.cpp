@@ -2,7 +2,6 @@
 
 #include <omp.h>
 
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/gemm.h"
@@ -24,7 +23,7 @@ double measure_gemm_gflops(Communicator& ranks, DType dtype) {
     }
   Stream stream;
   ranks.barrier("measure products");
-  const double seconds = fastest_seconds(12, [&] {
+  const double seconds = fastest_within(0.4, [&] {
     gemm(stream, a.tensor(dtype, {n, n}), Transpose::no, b.tensor(dtype, {n, n}), Transpose::yes,
          c.tensor(dtype, {n, n}));
   });
@@ -45,7 +44,7 @@ double measure_copy_bandwidth(Communicator& ranks) {
   Buffer from(bytes), to(bytes);
   copy_memory(from.data(), to.data(), bytes);  // so that pages are there, each where its thread runs
   ranks.barrier("measure memory");
-  const double seconds = fastest_seconds(5, [&] { copy_memory(to.data(), from.data(), bytes); });
+  const double seconds = fastest_within(0.3, [&] { copy_memory(to.data(), from.data(), bytes); });
   return 2.0 * bytes / seconds;
 }
 

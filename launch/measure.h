@@ -1,23 +1,41 @@
 // Speeds that this machine reaches, as the floor that other times are compared with. On all ranks at once, as they run.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <limits>
 
 #include "runtime/communicator.h"
 #include "runtime/dtype.h"
 
 namespace notellm {
 
-// Seconds of one call of `work`: the fastest of `repeats` calls, after one that warms up.
 template <class Work>
-double fastest_seconds(int repeats, const Work& work) {
+double seconds_of(const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
   work();
-  double fastest = 1e30;
-  for (int i = 0; i < repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    fastest = std::min(fastest, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Seconds of one call of `work`: the fastest of as many calls as begin within `span` seconds, but at least five, after
+// one that warms up. The fastest, because other programs only ever make it slower.
+template <class Work>
+double fastest_within(double span, const Work& work) {
+  work();
+  double fastest = std::numeric_limits<double>::infinity(), spent = 0;
+  for (int calls = 0; calls < 5 || spent < span; ++calls) {
+    const double seconds = seconds_of(work);
+    spent += seconds;
+    fastest = std::min(fastest, seconds);
   }
+  return fastest;
+}
+// … the fastest of `repeats` calls: for collectives, which all ranks must call equally often.
+template <class Work>
+double fastest_of(int repeats, const Work& work) {
+  work();
+  double fastest = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < repeats; ++i) fastest = std::min(fastest, seconds_of(work));
   return fastest;
 }
 

@@ -6,20 +6,15 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+
+#include "launch/measure.h"
 
 // OpenBLAS, with which FAISS is linked on Debian, has threads of its own; another BLAS has no such function.
 extern "C" void openblas_set_num_threads(int) __attribute__((weak));
 
 namespace notellm {
 namespace {
-
-double seconds_of(const auto& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 std::unique_ptr<faiss::Index> make_index(IndexKind kind, int64_t n, int64_t d,
                                          std::unique_ptr<faiss::Index>& quantizer) {
@@ -37,6 +32,7 @@ std::unique_ptr<faiss::Index> make_index(IndexKind kind, int64_t n, int64_t d,
   quantizer = std::make_unique<faiss::IndexFlatIP>(dimensions);
   auto index = std::make_unique<faiss::IndexIVFFlat>(quantizer.get(), dimensions, cells, faiss::METRIC_INNER_PRODUCT);
   index->nprobe = std::max<int64_t>(1, (cells + 15) / 16);
+  index->cp.min_points_per_centroid = 1;  // k-means prints a warning below it
   return index;
 }
 

@@ -21,7 +21,8 @@ constexpr const char* note_head_name = "note_head.safetensors";
 constexpr const char* optimizer_name = "optimizer-00000.safetensors";
 constexpr const char* step_prefix = "step-";
 constexpr const char* latest_name = "latest";
-constexpr const char* partial_suffix = ".partial";  // of a folder that is being written or removed
+constexpr const char* partial_suffix = ".partial";  // of a folder that is being written,
+constexpr const char* removed_suffix = ".removed";  // … removed
 constexpr const char* manifest_checksum = "manifest_xxh3_128";
 
 bool in_note_head(const Parameter& p) { return p.name.starts_with("note_head."); }
@@ -137,16 +138,17 @@ Json read_manifest(const fs::path& checkpoint) {
 
 // A folder never stands half-removed under a checkpoint's name.
 void remove_checkpoint(const fs::path& checkpoint) {
-  const fs::path partial = checkpoint.string() + partial_suffix;
-  fs::rename(checkpoint, partial);
-  fs::remove_all(partial);
+  const fs::path removed = checkpoint.string() + removed_suffix;
+  fs::rename(checkpoint, removed);
+  fs::remove_all(removed);
 }
 
 // What a killed run left half-written or half-removed.
-void remove_partial_folders(const fs::path& folder) {
+void remove_leftovers(const fs::path& folder) {
   std::vector<fs::path> left;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.path().extension() == partial_suffix) left.push_back(entry.path());
+    if (entry.path().extension() == partial_suffix || entry.path().extension() == removed_suffix)
+      left.push_back(entry.path());
   for (const fs::path& path : left) fs::remove_all(path);
 }
 
@@ -183,7 +185,7 @@ void save_checkpoint(const RunConfig& config, const ParameterLayout& layout, con
   const fs::path final = folder / fmt::format("{}{:08}", step_prefix, position.step),
                  partial = final.string() + partial_suffix;
   fs::create_directories(folder);
-  remove_partial_folders(folder);
+  remove_leftovers(folder);
   fs::create_directory(partial);
   try {
     write_files(partial, config, layout, notes.prompt, tokenizer, optimizer);

@@ -194,6 +194,7 @@ TrainingEnd Trainer::run() {
     const auto every = [&](int n) { return n > 0 && position_.step % n == 0; };
     if (ranks_.max("signal", static_cast<int64_t>(signal_received)) != 0) {
       save();
+      ranks_.barrier("end of training");  // a rank that ends with another code than 0 takes the others with it
       if (ranks_.rank() == 0)
         spdlog::info("a signal asked for the end: saved after step {}; go on with --resume auto", position_.step);
       return TrainingEnd::preempted;

@@ -205,6 +205,21 @@ TEST(InfoNce, SmallLossesKeepTheirDigits) {
   }
 }
 
+TEST(InfoNce, ProbabilitiesOfARowSumToOne) {
+  // All vectors are (1, small): the first coordinate of a row's gradient is e^tau (Σ_j P_ij − 1) = 0, with every S near
+  // 90, where a step of f32 is 7.6e-6, 128 roundoffs. What may remain are the random roundings of exp and of the sum of
+  // 64 terms, forward and backward: their root mean square over the rows is some roundoffs, that of an lse in f32 would
+  // be 37.
+  const float factor = 90.0f;
+  Problem p = make(64, 0, 64, 2, std::log(factor), false, 0);
+  const std::vector<float> small = normal(64, 5, 0.05f);
+  for (int64_t j = 0; j < 64; ++j) p.z[2 * j] = 1.0f, p.z[2 * j + 1] = small[j];
+  const Result r = run(p, 1.0f);
+  double squares = 0;
+  for (int64_t i = 0; i < 64; ++i) squares += std::pow(r.dz_rows[2 * i] / factor, 2);
+  EXPECT_LT(std::sqrt(squares / 64), 16 * test::f32_roundoff);
+}
+
 TEST(InfoNce, AWholeTileMaskedFirst) {
   // Row 0 of 600 columns leaves out the first 560 but its positive lies beyond: nothing is left of the first tile.
   Problem p = make(2, 580, 600, 8, 2.0f, true, 0);

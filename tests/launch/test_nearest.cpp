@@ -75,8 +75,8 @@ TEST(Nearest, ApproximateIndexesFindMostOfThem) {
     const SearchQuality quality = index.compare_with_exact(vectors);
     EXPECT_EQ(quality.queries, 1000);
     EXPECT_LE(quality.recall, 1);
-    // Of unrelated vectors a cell search finds the share of the pool that it looks at, at least.
-    EXPECT_GE(quality.recall, kind == IndexKind::hnsw ? 0.9 : 0.15) << name_of(kind);
+    // ivf looks at 4 of 51 cells: chosen at random, they would hold 8 % of the nearest vectors; hnsw looks everywhere.
+    EXPECT_GE(quality.recall, kind == IndexKind::hnsw ? 0.9 : 0.16) << name_of(kind);
   }
 }
 

@@ -52,8 +52,10 @@ struct Case {
 };
 
 std::vector<Case> cases() {
+  const auto json = nlohmann::json::parse(read_file(test::shared_path(kGolden)));
   std::vector<Case> all;
-  for (const auto& j : nlohmann::json::parse(read_file(test::shared_path(kGolden))).at("cases")) all.emplace_back(j);
+  for (const auto& j : json.at("cases")) all.emplace_back(j);
+  EXPECT_EQ(all.size(), 3u);
   return all;
 }
 

@@ -191,8 +191,9 @@ TEST(Transformer, BackwardLeavesTheArenaAsItWasAndNeedsItsForward) {
   }
 }
 
-// What a plan of memory says and what is used: never less, and not much more. Without a shared prefix attention needs
-// no workspace, which the number leaves out.
+// What a plan of memory says and what is used: never less, and little more. (With a single layer, the scratch of tiles,
+// which is not needed while the rest is largest, is a third of all.) Without a shared prefix attention needs no
+// workspace, which the number leaves out.
 TEST(Transformer, ArenaBytesIsACloseUpperBound) {
   const test::TinyData data = test::tiny_data(70);
   for (int layers : {1, 2, 4})
@@ -206,7 +207,7 @@ TEST(Transformer, ArenaBytesIsACloseUpperBound) {
       const int64_t planned =
           transformer_arena_bytes(model.config, DType::f32, f.input.tokens(), f.input.hidden_rows());
       EXPECT_GE(planned, used) << layers << " layers, labels " << with_labels;
-      EXPECT_LE(planned, 1.3 * used) << layers << " layers, labels " << with_labels;
+      EXPECT_LE(planned, (layers == 1 ? 1.4 : 1.1) * used) << layers << " layers, labels " << with_labels;
     }
 }
 

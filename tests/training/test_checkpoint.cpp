@@ -164,6 +164,7 @@ TEST_F(Checkpoint, LeftoversOfAKilledRunAreIgnoredAndRemoved) {
   save(2);
   fs::create_directory(checkpoints() / "step-00000004.partial");
   write_file(checkpoints() / "step-00000004.partial" / "manifest.json", "{");
+  fs::copy(at_step(2), checkpoints() / "step-00000008.removed");
   fs::create_directory(checkpoints() / "step-00000003");  // no manifest: not a checkpoint
   EXPECT_EQ(latest_checkpoint(folder_ / "run"), at_step(2));
   save(6);

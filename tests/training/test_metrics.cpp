@@ -126,7 +126,6 @@ TEST(Metrics, ALineThatAKilledRunLeftHalfWrittenIsDropped) {
 
 TEST(Metrics, AFolderThatCannotBeWritten) {
   const test::TempDir run;
-  write_file(run / "file", "");
   EXPECT_ERROR(io, "metrics.jsonl", {
     fs::create_directory(run / "metrics.jsonl");
     Metrics metrics(run.path(), 0, 1, 1);
