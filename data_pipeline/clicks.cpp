@@ -4,20 +4,16 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <limits>
 #include <optional>
 
 #include "data_pipeline/click_parser.h"
 #include "runtime/error.h"
 #include "runtime/progress.h"
+#include "runtime/stopwatch.h"
 
 namespace notellm {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // A list in the spool: {clicks, flags}, then the clicks' rows in order of time.
 constexpr int32_t heldout_flag = 1, repeats_flag = 2;
@@ -304,13 +300,12 @@ ClickLists read_clicks(const ClicksConfig& config, const NoteIndex& notes, const
   const int64_t buffer_bytes = std::clamp<int64_t>(memory_bytes / 16, 1 << 12, 1 << 22);
   ClickLists lists;
   ScratchFile spool(scratch, buffer_bytes);
-  auto start = std::chrono::steady_clock::now();
+  Stopwatch watch;
   ClickSpooler spooler(config, notes, spool, lists.stats_);
   spooler.run(memory_bytes, show_progress);
-  lists.stats_.parse_seconds = seconds_since(start);
-  start = std::chrono::steady_clock::now();
+  lists.stats_.parse_seconds = watch.lap();
   ClickFilter(config, spooler.take_users_of(), lists).run(spool, scratch, buffer_bytes);
-  lists.stats_.filter_seconds = seconds_since(start);
+  lists.stats_.filter_seconds = watch.lap();
   return lists;
 }
 

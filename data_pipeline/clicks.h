@@ -2,9 +2,9 @@
 //
 // Formats (plain text, several files are read as one, one after the other):
 //   lists  user<TAB>id id id …      one list a line, in the order of time. A user with several lines is several lists.
-//   csv    user,note,timestamp      sorted by user (bytes), then time (an integer, 0 or more); a header line may come
-//   first.
-//                                   A user's lines are one list. Sort with: LC_ALL=C sort -t, -k1,1 -k3,3n
+//   csv    user,note,timestamp      sorted by user (bytes), then time (an integer, 0 or more); a header
+//                                   line may come first. A user's lines are one list.
+//                                   To sort: LC_ALL=C sort -t, -k1,1 -k3,3n
 // A user is held out or not by hash64(user, seed) alone. "User" below means one list.
 //
 // Kept: from each list the notes that at most stop_share of the training users clicked; then the lists with

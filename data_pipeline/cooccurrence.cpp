@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <exception>
 #include <vector>
 
 #include "runtime/error.h"
 #include "runtime/memory.h"
+#include "runtime/stopwatch.h"
 
 namespace notellm {
 namespace {
@@ -235,11 +235,12 @@ void CooccurrenceConfig::fields(Fields& f) {
   f.add("lower", "pairs with a smaller score are dropped", lower, at_least(0));
   f.add("upper", "pairs with a larger score are dropped", upper, at_least(0));
   f.add("top", "pairs kept of each note", top, at_least(1));
+  f.add("test_top", "the same of the test pairs; 0: as top", test_top, at_least(0));
 }
 
 CooccurrenceStats cooccurrence(Communicator& ranks, const ClickLists& lists, Split split,
                                const CooccurrenceConfig& config, int64_t memory_bytes, const PairSink& sink) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   const int threads = omp_get_max_threads();
   const int64_t budget = thread_bytes(lists.notes(), config.top, threads, memory_bytes);
   const std::vector<int64_t> words = count_words(lists, split);
@@ -286,7 +287,7 @@ CooccurrenceStats cooccurrence(Communicator& ranks, const ClickLists& lists, Spl
   }
   if (error) std::rethrow_exception(error);
   stats.ranges = ranges;
-  stats.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  stats.seconds = watch.seconds();
   return stats;
 }
 

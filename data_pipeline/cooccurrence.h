@@ -1,7 +1,7 @@
 // Co-occurrence scores, and the pairs of related notes that they give.
 //
-//   s(A→B) = Σ 1/N_i over the users i of one split that clicked B after A (some click of B after some click of A, A ≠
-//   B),
+//   s(A→B) = Σ 1/N_i over the users i of one split that clicked B after A (some click of B after some click of A,
+//            A ≠ B),
 //            N_i = number of distinct notes of user i's kept list. A user counts once for a pair.
 //
 // Pairs with s < lower or s > upper are dropped; of each A's the `top` highest remain (equal scores: smaller row of B
@@ -31,6 +31,7 @@ struct CooccurrenceConfig {
   double lower = 0.01;
   double upper = 30;
   int top = 10;
+  int test_top = 0;  // of the test pairs; 0: as `top`. Other training pairs then leave the question as it is.
 
   void fields(Fields& f);
 };

@@ -15,7 +15,7 @@
 namespace notellm {
 namespace {
 
-constexpr hsize_t kChunk = 1 << 16;
+constexpr hsize_t chunk_elements = 1 << 16;
 
 // Closes what an HDF5 call opened.
 class Handle {
@@ -103,7 +103,7 @@ void Hdf5Writer::write(const std::string& name, std::span<const T> values) {
   built(H5Pset_obj_track_times(create, false), name.c_str());
   built(H5Pset_create_intermediate_group(link, 1), name.c_str());
   // A chunk may not be larger than the array.
-  const hsize_t chunk = std::clamp<hsize_t>(size, 1, kChunk);
+  const hsize_t chunk = std::clamp<hsize_t>(size, 1, chunk_elements);
   if (size > 0) {
     built(H5Pset_chunk(create, 1, &chunk), name.c_str());
     built(H5Pset_shuffle(create), name.c_str());

@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <map>
 #include <memory>
@@ -15,13 +14,14 @@
 #include "runtime/files.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
+#include "runtime/stopwatch.h"
 
 namespace notellm {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kBuild = "notellm prepare 1";  // changes when the same input would give other shards
+constexpr const char* build_format = "notellm prepare 1";  // changes when the same input would give other shards
 
 // "a/b/" and "a/b" are the same folder, with a name of its own to put ".partial" behind.
 fs::path folder_of(const PrepareConfig& config) {
@@ -52,7 +52,7 @@ std::map<std::string, std::string> checksums(const PrepareConfig& config) {
 
 bool is_own_file(const fs::path& path) {
   const std::string name = path.filename().string();
-  return name == kShardSetName || name == kTokenizerName ||
+  return name == shard_set_file_name || name == tokenizer_file_name ||
          (path.extension() == ".h5" && (name.starts_with("notes-") || name.starts_with("pairs-")));
 }
 
@@ -80,7 +80,7 @@ bool is_up_to_date(const fs::path& folder, const ShardSet& wanted, ShardSet& fou
     spdlog::warn("{}", error.what());
     return false;
   }
-  bool complete = fs::exists(folder / kTokenizerName);
+  bool complete = fs::exists(folder / tokenizer_file_name);
   for (int64_t i = 0; i < found.note_shards(); ++i) complete = complete && fs::exists(folder / notes_shard_name(i));
   for (int64_t i = 0; i < found.pair_shards(); ++i) complete = complete && fs::exists(folder / pairs_shard_name(i));
   return complete && found.config == wanted.config && found.inputs == wanted.inputs;
@@ -136,11 +136,11 @@ class Run {
 
   template <class Work>
   void timed(const char* stage, Work work) {
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     work();
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    report_.seconds.emplace_back(stage, seconds.count());
-    if (seconds.count() > 1) spdlog::info("prepare: {} took {}", stage, format_seconds(seconds.count()));
+    const double seconds = watch.seconds();
+    report_.seconds.emplace_back(stage, seconds);
+    if (seconds > 1) spdlog::info("prepare: {} took {}", stage, format_seconds(seconds));
   }
 
   void discard() const {
@@ -180,7 +180,7 @@ class Run {
       }
       progress.advance(std::ssize(batch));
     }
-    index_ = reader.index();
+    index_ = reader.take_index();
     texts_ = sample.take();
     report_.notes = reader.stats();
     set_.notes = index_.size();
@@ -193,7 +193,7 @@ class Run {
     if (first()) {
       if (!given) spdlog::info("prepare: training a tokenizer on {} texts", format_count(std::ssize(texts_)));
       model = given ? read_file(config_.tokenizer.model) : Tokenizer::train(texts_, config_.tokenizer.vocabulary);
-      write_file(partial_ / kTokenizerName, model);
+      write_file(partial_ / tokenizer_file_name, model);
     }
     texts_ = {};
     model = ranks_.broadcast("prepare: tokenizer", model, 0);
@@ -202,7 +202,7 @@ class Run {
     prompt_ = std::make_unique<Prompt>(*tokenizer_, config_.prompt);
     set_.prompt = prompt_->shared();
     set_.tokenizer_digest = tokenizer_->digest();
-    std::string identity = fmt::format("{}\n{}\n{}\n", kBuild, set_.config, set_.tokenizer_digest);
+    std::string identity = fmt::format("{}\n{}\n{}\n", build_format, set_.config, set_.tokenizer_digest);
     for (const auto& [file, sum] : set_.inputs) identity += fmt::format("{} {}\n", file, sum);
     set_.id = checksum(identity);
     ranks_.require_equal("prepare: input", "configuration and input files", set_.id);
@@ -233,8 +233,10 @@ class Run {
   int64_t spool_pairs(const ClickLists& lists, Split split, const char* name, int64_t memory,
                       CooccurrenceStats& stats) {
     PairSpool spool(partial_, name, ranks_.rank());
-    stats = cooccurrence(ranks_, lists, split, config_.cooccurrence, memory,
-                         [&](std::span<const Pair> pairs) { spool.append(pairs); });
+    CooccurrenceConfig config = config_.cooccurrence;
+    if (split == Split::heldout && config.test_top > 0) config.top = config.test_top;
+    stats =
+        cooccurrence(ranks_, lists, split, config, memory, [&](std::span<const Pair> pairs) { spool.append(pairs); });
     spool.finish();
     sum({&stats.triples, &stats.scored, &stats.low, &stats.high, &stats.beyond, &stats.pairs});
     stats.seconds = ranks_.max("prepare: seconds", stats.seconds);

@@ -45,7 +45,7 @@ PrepareConfig prepared_config(const std::filesystem::path& folder) {
   PrepareConfig config;
   Fields fields;
   config.fields(fields);
-  read_config_text(fields, read_shard_set(folder).config, (folder / kShardSetName).string(), {});
+  read_config_text(fields, read_shard_set(folder).config, (folder / shard_set_file_name).string(), {});
   config.shards = folder.string();
   return config;
 }

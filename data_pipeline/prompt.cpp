@@ -26,7 +26,7 @@ struct PresetTexts {
   bool space_before;  // title and content go in after a space
 };
 
-constexpr PresetTexts kPaper = {
+constexpr PresetTexts paper_texts = {
     "Extract the note information in json format, compress it into one word for recommendation, and generate the "
     "category of the note.",
     "Extract the note information in json format, compress it into one word for recommendation, and generate "
@@ -43,21 +43,23 @@ constexpr PresetTexts kPaper = {
     ", ",
     true};
 
-constexpr PresetTexts kReleased = {"",
-                                   "",
-                                   "笔记：{\"标题\":\"",
-                                   "\",\"话题\":\"",
-                                   "\",\"内容\":\"",
-                                   "\"}，压缩为一个词：“",
-                                   "”。生成笔记类目：",
-                                   "”。生成笔记<j>个话题：",
-                                   "",
-                                   "。",
-                                   "，",
-                                   "，",
-                                   false};
+constexpr PresetTexts released_texts = {"",
+                                        "",
+                                        "笔记：{\"标题\":\"",
+                                        "\",\"话题\":\"",
+                                        "\",\"内容\":\"",
+                                        "\"}，压缩为一个词：“",
+                                        "”。生成笔记类目：",
+                                        "”。生成笔记<j>个话题：",
+                                        "",
+                                        "。",
+                                        "，",
+                                        "，",
+                                        false};
 
-const PresetTexts& texts_of(PromptPreset preset) { return preset == PromptPreset::paper ? kPaper : kReleased; }
+const PresetTexts& texts_of(PromptPreset preset) {
+  return preset == PromptPreset::paper ? paper_texts : released_texts;
+}
 
 std::string with_count(std::string text, size_t j) {
   if (const size_t at = text.find("<j>"); at != std::string::npos) text.replace(at, 3, std::to_string(j));
@@ -95,14 +97,14 @@ void PromptConfig::fields(Fields& f) {
 }
 
 std::string fold_spaces(std::string_view text) {
-  constexpr std::string_view kSpaces = " \t\r\n\v\f";
+  constexpr std::string_view white_space = " \t\r\n\v\f";
   std::string folded;
   folded.reserve(text.size());
-  for (size_t begin = text.find_first_not_of(kSpaces); begin < text.size();) {
-    const size_t end = std::min(text.find_first_of(kSpaces, begin), text.size());
+  for (size_t begin = text.find_first_not_of(white_space); begin < text.size();) {
+    const size_t end = std::min(text.find_first_of(white_space, begin), text.size());
     if (!folded.empty()) folded += ' ';
     folded += text.substr(begin, end - begin);
-    begin = text.find_first_not_of(kSpaces, end);
+    begin = text.find_first_not_of(white_space, end);
   }
   return folded;
 }

@@ -14,21 +14,21 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr const char* kSetFormat = "notellm shards 1";
-constexpr const char* kNotesFormat = "notellm notes 1";
-constexpr const char* kPairsFormat = "notellm pairs 1";
+constexpr const char* set_format = "notellm shards 1";
+constexpr const char* notes_format = "notellm notes 1";
+constexpr const char* pairs_format = "notellm pairs 1";
 
 // The token lists of a note table that have one list a note, and those with one a hashtag.
-constexpr std::pair<const char*, Ragged NoteTable::*> kNoteLists[] = {
+constexpr std::pair<const char*, Ragged NoteTable::*> note_lists[] = {
     {"category_input", &NoteTable::category_input},
     {"hashtag_input", &NoteTable::hashtag_input},
     {"category", &NoteTable::category},
 };
-constexpr std::pair<const char*, Ragged NoteTable::*> kHashtagLists[] = {
+constexpr std::pair<const char*, Ragged NoteTable::*> hashtag_lists[] = {
     {"hashtag_inner", &NoteTable::hashtag_inner},
     {"hashtag_last", &NoteTable::hashtag_last},
 };
-constexpr std::pair<const char*, std::vector<std::string> NoteTable::*> kTexts[] = {
+constexpr std::pair<const char*, std::vector<std::string> NoteTable::*> text_arrays[] = {
     {"ids", &NoteTable::ids},
     {"titles", &NoteTable::titles},
 };
@@ -79,8 +79,8 @@ Ragged to_ragged(const Json& json) {
 }
 
 ShardSet parse_shard_set(const Json& json, const fs::path& path) {
-  if (!json.is_object() || json.value("format", "") != kSetFormat)
-    fail(ErrorKind::data, "{}: format is not \"{}\"; run prepare again with this program", path.string(), kSetFormat);
+  if (!json.is_object() || json.value("format", "") != set_format)
+    fail(ErrorKind::data, "{}: format is not \"{}\"; run prepare again with this program", path.string(), set_format);
   ShardSet set;
   json.at("set").get_to(set.id);
   json.at("tokenizer").get_to(set.tokenizer_digest);
@@ -110,7 +110,7 @@ void expect_text(const Hdf5File& file, const char* attribute, const std::string&
   const std::string found = file.text(attribute);
   if (found != wanted)
     fail(ErrorKind::data, "{}: {} (\"{}\" here, \"{}\" in {}); run prepare again", file.path().string(), what, found,
-         wanted, kShardSetName);
+         wanted, shard_set_file_name);
 }
 
 void check_attributes(const Hdf5File& file, const ShardSet& set, const char* format) {
@@ -174,11 +174,11 @@ void append_texts(const Hdf5File& file, const std::string& name, int64_t n, std:
 
 void append_notes(const Hdf5File& file, const ShardSet& set, int64_t n, NoteTable& notes) {
   const int32_t vocabulary = set.prompt.vocabulary;
-  for (const auto& [name, texts] : kTexts) append_texts(file, name, n, notes.*texts);
-  for (const auto& [name, lists] : kNoteLists) append_ragged(file, name, n, vocabulary, notes.*lists);
+  for (const auto& [name, texts] : text_arrays) append_texts(file, name, n, notes.*texts);
+  for (const auto& [name, lists] : note_lists) append_ragged(file, name, n, vocabulary, notes.*lists);
   const int64_t hashtags = file.length("hashtag_inner/offsets") - 1;
   append_offsets(notes.hashtag_begin, read_offsets(file, "hashtag_begin", n, hashtags), notes.hashtag_begin.back());
-  for (const auto& [name, lists] : kHashtagLists) append_ragged(file, name, hashtags, vocabulary, notes.*lists);
+  for (const auto& [name, lists] : hashtag_lists) append_ragged(file, name, hashtags, vocabulary, notes.*lists);
   append_values(file, "category_id", n, -1, static_cast<int64_t>(set.category_names.size()), notes.category_id);
   append_values(file, "clicks", n, 0, int64_t{1} << 31, notes.clicks);
   expect_length(file, "in_pool", n);
@@ -189,7 +189,7 @@ void append_notes(const Hdf5File& file, const ShardSet& set, int64_t n, NoteTabl
 // Makes room for all shards at once, so that no vector is copied while it grows.
 void reserve_notes(const fs::path& folder, const ShardSet& set, NoteTable& notes) {
   const auto n = static_cast<size_t>(set.notes);
-  for (const auto& [name, texts] : kTexts) (notes.*texts).reserve(n);
+  for (const auto& [name, texts] : text_arrays) (notes.*texts).reserve(n);
   notes.hashtag_begin.reserve(n + 1);
   notes.category_id.reserve(n);
   notes.clicks.reserve(n);
@@ -204,8 +204,8 @@ void reserve_notes(const fs::path& folder, const ShardSet& set, NoteTable& notes
     lists.offsets.reserve(offsets);
     lists.values.reserve(values);
   };
-  for (const auto& [name, lists] : kNoteLists) reserve(name, notes.*lists);
-  for (const auto& [name, lists] : kHashtagLists) reserve(name, notes.*lists);
+  for (const auto& [name, lists] : note_lists) reserve(name, notes.*lists);
+  for (const auto& [name, lists] : hashtag_lists) reserve(name, notes.*lists);
 }
 
 void append_pairs(const Hdf5File& file, const std::string& group, int64_t count, int64_t notes,
@@ -235,16 +235,16 @@ std::string pairs_shard_name(int64_t shard) { return fmt::format("pairs-{:05}.h5
 
 void write_notes_shard(const fs::path& folder, const ShardSet& set, int64_t shard, const NoteTable& notes) {
   Hdf5Writer file;
-  write_attributes(file, set, kNotesFormat);
+  write_attributes(file, set, notes_format);
   file.write_text("notes", std::to_string(notes.size()));
   file.write_text("first_row", std::to_string(shard * set.notes_per_shard));
-  for (const auto& [name, texts] : kTexts) write_texts(file, name, notes.*texts);
+  for (const auto& [name, texts] : text_arrays) write_texts(file, name, notes.*texts);
   const auto write_ragged = [&](const std::string& name, const Ragged& lists) {
     file.write(name + "/offsets", lists.offsets);
     file.write(name + "/values", lists.values);
   };
-  for (const auto& [name, lists] : kNoteLists) write_ragged(name, notes.*lists);
-  for (const auto& [name, lists] : kHashtagLists) write_ragged(name, notes.*lists);
+  for (const auto& [name, lists] : note_lists) write_ragged(name, notes.*lists);
+  for (const auto& [name, lists] : hashtag_lists) write_ragged(name, notes.*lists);
   file.write("hashtag_begin", notes.hashtag_begin);
   file.write("category_id", notes.category_id);
   file.write("clicks", notes.clicks);
@@ -255,14 +255,14 @@ void write_notes_shard(const fs::path& folder, const ShardSet& set, int64_t shar
 void write_pairs_shard(const fs::path& folder, const ShardSet& set, int64_t shard, std::span<const Pair> train,
                        std::span<const Pair> test) {
   Hdf5Writer file;
-  write_attributes(file, set, kPairsFormat);
+  write_attributes(file, set, pairs_format);
   write_pairs(file, "train", train);
   write_pairs(file, "test", test);
   file.save(folder / pairs_shard_name(shard));
 }
 
 void finish_shards(const fs::path& folder, const ShardSet& set) {
-  const Json json = {{"format", kSetFormat},
+  const Json json = {{"format", set_format},
                      {"set", set.id},
                      {"tokenizer", set.tokenizer_digest},
                      {"preset", set.preset},
@@ -282,13 +282,13 @@ void finish_shards(const fs::path& folder, const ShardSet& set) {
                        {"category_guidance", set.prompt.category_guidance},
                        {"hashtag_instruction", to_json(set.prompt.hashtag_instruction)},
                        {"hashtag_guidance", to_json(set.prompt.hashtag_guidance)}}}};
-  write_file(folder / kShardSetName, json.dump(1) + "\n");
+  write_file(folder / shard_set_file_name, json.dump(1) + "\n");
 }
 
-bool has_shards(const fs::path& folder) { return fs::exists(folder / kShardSetName); }
+bool has_shards(const fs::path& folder) { return fs::exists(folder / shard_set_file_name); }
 
 ShardSet read_shard_set(const fs::path& folder) {
-  const fs::path path = folder / kShardSetName;
+  const fs::path path = folder / shard_set_file_name;
   if (!has_shards(folder))
     fail(ErrorKind::io, "{}: no complete set of shards is in this folder; run prepare", path.string());
   try {
@@ -305,7 +305,7 @@ Shards read_shards(const fs::path& folder) {
   shards.notes.tokenizer_digest = set.tokenizer_digest;
   shards.notes.category_names = set.category_names;
   for (int64_t shard = 0; shard < set.note_shards(); ++shard)
-    check_attributes(Hdf5File(folder / notes_shard_name(shard)), set, kNotesFormat);
+    check_attributes(Hdf5File(folder / notes_shard_name(shard)), set, notes_format);
   reserve_notes(folder, set, shards.notes);
   for (int64_t shard = 0; shard < set.note_shards(); ++shard)
     append_notes(Hdf5File(folder / notes_shard_name(shard)), set, share(set.notes, set.notes_per_shard, shard),
@@ -314,7 +314,7 @@ Shards read_shards(const fs::path& folder) {
   shards.pairs.test.reserve(set.test_pairs);
   for (int64_t shard = 0; shard < set.pair_shards(); ++shard) {
     const Hdf5File file(folder / pairs_shard_name(shard));
-    check_attributes(file, set, kPairsFormat);
+    check_attributes(file, set, pairs_format);
     append_pairs(file, "train", share(set.train_pairs, set.pairs_per_shard, shard), set.notes, shards.pairs.train);
     append_pairs(file, "test", share(set.test_pairs, set.pairs_per_shard, shard), set.notes, shards.pairs.test);
   }

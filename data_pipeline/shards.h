@@ -61,7 +61,7 @@ Shards read_shards(const std::filesystem::path& folder);
 // Names of files in a folder of shards.
 std::string notes_shard_name(int64_t shard);
 std::string pairs_shard_name(int64_t shard);
-inline constexpr const char* kTokenizerName = "tokenizer.model";
-inline constexpr const char* kShardSetName = "shards.json";
+inline constexpr const char* tokenizer_file_name = "tokenizer.model";
+inline constexpr const char* shard_set_file_name = "shards.json";
 
 }  // namespace notellm

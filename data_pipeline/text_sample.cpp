@@ -25,11 +25,11 @@ std::vector<std::string> TextSample::take() {
 }
 
 std::string TextSample::text_of(int64_t row, const Note& note) const {
-  constexpr size_t kLongest = 2000;
+  constexpr size_t longest_text = 2000;
   Note shown = note;
   for (std::string* text : {&shown.title, &shown.content}) {
-    if (text->size() <= kLongest) continue;
-    size_t end = kLongest;
+    if (text->size() <= longest_text) continue;
+    size_t end = longest_text;
     while (((*text)[end] & 0xc0) == 0x80) --end;  // not inside a character
     text->resize(end);
   }

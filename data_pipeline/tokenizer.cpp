@@ -11,13 +11,13 @@
 namespace notellm {
 namespace {
 
-constexpr std::string_view kEmb = "[EMB]";
-constexpr std::string_view kSpace = "\xe2\x96\x81";  // U+2581, how pieces write a space
+constexpr std::string_view emb_piece = "[EMB]";
+constexpr std::string_view space_piece = "\xe2\x96\x81";  // U+2581, how pieces write a space
 
 // Protocol buffers of the same type, one after the other, merge, and the later value of a field wins. These bytes are
 // ModelProto{normalizer_spec{add_dummy_prefix: false}}: appended to a model they turn off the space that SentencePiece
 // puts before a text. Release 0.1.97 has no other switch for it once a model is trained.
-constexpr std::string_view kNoDummyPrefix("\x1a\x02\x18\x00", 4);
+constexpr std::string_view no_dummy_prefix("\x1a\x02\x18\x00", 4);
 
 void require(const sentencepiece::util::Status& status, const char* what) {
   if (!status.ok()) fail(ErrorKind::internal, "SentencePiece cannot {}: {}", what, status.ToString());
@@ -67,12 +67,12 @@ Tokenizer Tokenizer::from_model(std::string model, const std::string& name) {
   const auto status = tokenizer.begins_->LoadFromSerializedProto(model);
   if (!status.ok() || tokenizer.begins_->GetPieceSize() == 0)
     fail(ErrorKind::data, "{}: not a SentencePiece model (a Hugging Face folder has it as tokenizer.model)", name);
-  require(tokenizer.goes_on_->LoadFromSerializedProto(model + std::string(kNoDummyPrefix)), "load the model");
+  require(tokenizer.goes_on_->LoadFromSerializedProto(model + std::string(no_dummy_prefix)), "load the model");
   tokenizer.bos_ = tokenizer.begins_->bos_id();
   tokenizer.eos_ = tokenizer.begins_->eos_id();
   tokenizer.emb_ = tokenizer.begins_->GetPieceSize();
   tokenizer.check(name);
-  tokenizer.digest_ = checksum(fmt::format("{} {}", checksum(model), kEmb));
+  tokenizer.digest_ = checksum(fmt::format("{} {}", checksum(model), emb_piece));
   tokenizer.model_ = std::move(model);
   return tokenizer;
 }
@@ -88,8 +88,8 @@ void Tokenizer::check(const std::string& name) const {
   for (int32_t id = 0; id < emb_; ++id) {
     const std::string& piece = begins_->IdToPiece(id);
     size_t letter = 0;
-    while (piece.compare(letter, kSpace.size(), kSpace) == 0) letter += kSpace.size();
-    if (piece.find(kSpace, letter) != std::string::npos)
+    while (piece.compare(letter, space_piece.size(), space_piece) == 0) letter += space_piece.size();
+    if (piece.find(space_piece, letter) != std::string::npos)
       fail(ErrorKind::data,
            "{}: piece {} (\"{}\") goes on over a space; a prompt's parts could not be cut at spaces; "
            "train the model with split_by_whitespace",
@@ -158,7 +158,7 @@ std::string Tokenizer::decode(std::span<const int32_t> tokens, bool begins) cons
       continue;
     }
     flush();
-    text += kEmb;
+    text += emb_piece;
   }
   flush();
   return text;
@@ -167,14 +167,14 @@ std::string Tokenizer::decode(std::span<const int32_t> tokens, bool begins) cons
 std::string Tokenizer::piece(int32_t token) const {
   if (token < 0 || token > emb_)
     fail(ErrorKind::data, "token {} is outside the tokenizer's vocabulary of {}", token, vocabulary());
-  return token == emb_ ? std::string(kEmb) : begins_->IdToPiece(token);
+  return token == emb_ ? std::string(emb_piece) : begins_->IdToPiece(token);
 }
 
 std::span<const int32_t> WordEncoder::word(std::string_view text) {
-  constexpr size_t kLongestWord = 64, kWords = 1 << 18;
-  if (text.size() > kLongestWord) return rare_ = tokenizer_.encode(text, false);
+  constexpr size_t longest_word = 64, most_words = 1 << 18;
+  if (text.size() > longest_word) return rare_ = tokenizer_.encode(text, false);
   if (const auto known = words_.find(text); known != words_.end()) return known->second;
-  if (words_.size() == kWords) words_.clear();
+  if (words_.size() == most_words) words_.clear();
   return words_.emplace(text, tokenizer_.encode(text, false)).first->second;
 }
 

@@ -62,25 +62,6 @@ int32_t visible_keys(const Problem<T>& p, const AttentionSegment& s, int64_t que
   return static_cast<int32_t>(prefix_count(s) + p.query_tokens[query] - s.begin + 1);
 }
 
-// e^x for x ≤ 88 within 2 units in the last place; 0 below ln 2^−126, so for −inf as well; NaN for NaN. Unlike vexp, it
-// never makes a subnormal number, for which some CPUs take over 100 cycles: a masked score is −inf, and few vectors of
-// scores near the diagonal have none. Reduction and polynomial of Cephes' expf (S. Moshier, netlib.org/cephes).
-inline vfloat exp_or_zero(vfloat x) {
-  constexpr float shift = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, which stands in the low bits
-  const vfloat shifted = x * 1.44269504088896341f + shift;
-  const vfloat n = shifted - shift;
-  const vfloat r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  vfloat p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const vfloat power = (vfloat)(((vuint)shifted << 23) + 0x3f800000u);  // 2^n
-  const vfloat product = p * power;
-  return x < -87.33654475f ? vfloat{} : product;
-}
-
 struct Range {
   int64_t begin, end;
 };

@@ -13,7 +13,7 @@ namespace {
 float store_exp(const float* x, float shift, int64_t n, float* terms) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += terms[i] = vexp(x[i] - shift);
+  for (int64_t i = 0; i < n; ++i) sum += terms[i] = exp_or_zero(x[i] - shift);
   return sum;
 }
 
@@ -32,9 +32,9 @@ float row_loss(const float* logits, int32_t label, int64_t in_use, int64_t cols,
     for (int64_t i = 0; i < in_use; ++i) dlogits[i] *= factor;
   } else {
 #pragma omp simd
-    for (int64_t i = 0; i < in_use; ++i) dlogits[i] = rounded<T>(vexp(logits[i] - best) * factor);
+    for (int64_t i = 0; i < in_use; ++i) dlogits[i] = rounded<T>(exp_or_zero(logits[i] - best) * factor);
   }
-  dlogits[label] = rounded<T>(vexp(of_label - best) * factor - scale);
+  dlogits[label] = rounded<T>(exp_or_zero(of_label - best) * factor - scale);
   for (int64_t i = in_use; i < cols; ++i) dlogits[i] = rounded<T>(0.0f);
   return std::log(sum) + (best - of_label);
 }

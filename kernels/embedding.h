@@ -8,7 +8,7 @@ namespace notellm {
 
 // x[r, :] = table[tokens[r], :]
 //   tokens [rows] i32;  table [vocabulary, cols] f32 | bf16;  x [rows, cols] the same dtype
-// Throws Error: shape or dtype mismatch; a token outside the table.
+// Throws Error(internal): shapes or dtypes that do not fit each other (so do all four); a token outside the table.
 void embedding(Stream& stream, Tensor tokens, Tensor table, Tensor x);
 
 // dtable[t, :] += Σ over rows with tokens[r] = t of dx[r, :], in the order of rows.

@@ -183,7 +183,7 @@ float to_probabilities(const Problem& p, const RowPart& part, double lse, float 
   const int64_t n = part.size();
   float *x = part.cosines, sum = 0;
   auto probability = [&](float& cosine, float log_q) {
-    const float value = vexp(logit(cosine, p.factor, log_q) - high - low), product = value * cosine;
+    const float value = exp_or_zero(logit(cosine, p.factor, log_q) - high - low), product = value * cosine;
     cosine = value * weight;
     return product;
   };

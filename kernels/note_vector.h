@@ -11,6 +11,7 @@ namespace notellm {
 void l2_normalize(Stream& stream, Tensor v, Tensor z, Tensor norm);
 
 // dv = (dz − z·(z·dz)) / norm (0 for a zero row).   dv may be dz.
+// Both throw Error(internal) for shapes or dtypes that do not fit each other.
 void l2_normalize_backward(Stream& stream, Tensor dz, Tensor z, Tensor norm, Tensor dv);
 
 }  // namespace notellm

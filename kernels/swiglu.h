@@ -11,6 +11,7 @@ namespace notellm {
 //   y        [rows, cols]    the same dtype
 void swiglu(Stream& stream, Tensor gate_up, Tensor y);
 
+// Both throw Error(internal) for shapes or dtypes that do not fit each other.
 // d_gate_up from dy; d_gate_up may be gate_up.
 //   dg = dy·u·σ(g)·(1 + g·(1 − σ(g))),   du = dy·g·σ(g)
 void swiglu_backward(Stream& stream, Tensor dy, Tensor gate_up, Tensor d_gate_up);

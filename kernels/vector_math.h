@@ -63,17 +63,18 @@ inline bf16 rounded<bf16>(float value) {
 
 namespace detail {
 // One text for one float and for a vector of them, so that a loop's tail rounds as its body does.
-// exp(x) = 2^n · exp(r), n = round(x / ln 2), |r| ≤ ln 2 / 2; polynomial of Cephes' expf. 2^n is applied in two halves,
-// because n reaches 128 and, for subnormal results, −150.
+// x = n·ln 2 + r, n whole, |r| ≤ ln 2 / 2: e^r by the polynomial of Cephes' expf (S. Moshier, netlib.org/cephes), and
+// the bits of n.
 template <class Float, class Int>
-inline Float exp(Float x) {
+struct ReducedExp {
+  Float of_r;
+  Int n;
+};
+template <class Float, class Int>
+inline ReducedExp<Float, Int> reduced_exp(Float x) {
   constexpr float shift = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, which stands in the low bits
-  const Float zero = {};
-  x = x < -104.0f ? zero - 104.0f : x;  // exp is 0 from here down, infinite from there up; NaN fails both and passes
-  x = x > 89.0f ? zero + 89.0f : x;
   const Float shifted = x * 1.44269504088896341f + shift;
   const Float n = shifted - shift;
-  const Int exponent = __builtin_bit_cast(Int, shifted) - std::bit_cast<int32_t>(shift);
   const Float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Float p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -81,8 +82,24 @@ inline Float exp(Float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  const Int half = exponent >> 1;
-  return p * __builtin_bit_cast(Float, (half + 127) << 23) * __builtin_bit_cast(Float, (exponent - half + 127) << 23);
+  return {p, __builtin_bit_cast(Int, shifted) - std::bit_cast<int32_t>(shift)};
+}
+
+template <class Float, class Int>
+inline Float exp(Float x) {
+  const Float zero = {};
+  x = x < -104.0f ? zero - 104.0f : x;  // exp is 0 from here down, infinite from there up; NaN fails both and passes
+  x = x > 89.0f ? zero + 89.0f : x;
+  const auto [p, n] = reduced_exp<Float, Int>(x);
+  const Int half = n >> 1;  // 2^n in two halves, because n reaches 128 and, for subnormal results, −150
+  return p * __builtin_bit_cast(Float, (half + 127) << 23) * __builtin_bit_cast(Float, (n - half + 127) << 23);
+}
+
+template <class Float, class Unsigned>
+inline Float exp_or_zero(Float x) {
+  const auto [p, n] = reduced_exp<Float, Unsigned>(x);
+  const Float product = p * __builtin_bit_cast(Float, (n << 23) + 0x3f800000u);
+  return x < -87.33654475f ? Float{} : product;
 }
 }  // namespace detail
 
@@ -90,6 +107,11 @@ inline Float exp(Float x) {
 // from 88.73 up, NaN for NaN. The scalar form vectorises in an `omp simd` loop.
 inline vfloat vexp(vfloat x) { return detail::exp<vfloat, vint>(x); }
 inline float vexp(float x) { return detail::exp<float, int32_t>(x); }
+
+// The same for x ≤ 88, as a softmax needs it, but 0 below ln 2^−126: it never makes a subnormal number, for which some
+// CPUs take over 100 cycles.
+inline vfloat exp_or_zero(vfloat x) { return detail::exp_or_zero<vfloat, vuint>(x); }
+inline float exp_or_zero(float x) { return detail::exp_or_zero<float, uint32_t>(x); }
 
 // The largest of n numbers, −inf when there is none; a NaN is passed over.
 inline float max_of(const float* x, int64_t n) {
@@ -105,11 +127,11 @@ inline float max_of(const float* x, int64_t n) {
   return best;
 }
 
-// Σ exp(x − shift)
+// Σ exp(x − shift); x − shift ≤ 88
 inline float sum_of_exp(const float* x, float shift, int64_t n) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += vexp(x[i] - shift);
+  for (int64_t i = 0; i < n; ++i) sum += exp_or_zero(x[i] - shift);
   return sum;
 }
 

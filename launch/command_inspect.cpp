@@ -53,7 +53,7 @@ std::string first_bytes(const fs::path& file) {
 }
 
 void inspect_folder(const fs::path& folder, int64_t notes) {
-  if (fs::exists(folder / kShardSetName)) return inspect_shards(folder, notes);
+  if (fs::exists(folder / shard_set_file_name)) return inspect_shards(folder, notes);
   if (notes > 0) fail(ErrorKind::usage, "--notes: {} is no folder of shards", folder.string());
   if (fs::exists(folder / "manifest.json")) return inspect_checkpoint(folder);
   if (fs::exists(folder / "checkpoints") || fs::exists(folder / "metrics.jsonl")) return inspect_run(folder);
@@ -61,7 +61,7 @@ void inspect_folder(const fs::path& folder, int64_t notes) {
        "{}: neither shards ({}), nor a checkpoint (manifest.json), nor a run (checkpoints, metrics.jsonl); a folder "
        "that is "
        "not complete has none of them",
-       folder.string(), kShardSetName);
+       folder.string(), shard_set_file_name);
 }
 
 }  // namespace

@@ -50,10 +50,10 @@ void print_sequence(const char* task, const Tokenizer& tokenizer, const NoteTabl
 
 // Notes spread evenly over the rows [begin, end), as the model reads them.
 void print_notes(const fs::path& folder, const NoteTable& notes, int64_t begin, int64_t end, int64_t count) {
-  const Tokenizer tokenizer = Tokenizer::load(folder / kTokenizerName);
+  const Tokenizer tokenizer = Tokenizer::load(folder / tokenizer_file_name);
   if (tokenizer.digest() != notes.tokenizer_digest)
     fail(ErrorKind::data, "{}: not the tokenizer that made these shards; run prepare again",
-         (folder / kTokenizerName).string());
+         (folder / tokenizer_file_name).string());
   count = std::min(count, end - begin);
   for (int64_t i = 0; i < count; ++i) {
     const auto row = static_cast<int32_t>(begin + i * (end - begin - 1) / std::max<int64_t>(1, count - 1));
@@ -152,7 +152,7 @@ void inspect_hdf5(const fs::path& path, int64_t notes) {
   {
     const Hdf5File file(path);
     const std::string format = file.text("format");
-    if (format == kVectorFormat) {
+    if (format == vector_format) {
       if (notes > 0) fail(ErrorKind::usage, "--notes: {} holds vectors, not notes", path.string());
       return inspect_vectors(path);
     }
@@ -168,8 +168,8 @@ void inspect_hdf5(const fs::path& path, int64_t notes) {
   }
   if (!has_shards(folder)) {
     std::printf("all arrays read; %s is not beside the file, so that its content cannot be checked further\n",
-                kShardSetName);
-    if (notes > 0) fail(ErrorKind::io, "--notes: {} is not beside {}", kShardSetName, path.string());
+                shard_set_file_name);
+    if (notes > 0) fail(ErrorKind::io, "--notes: {} is not beside {}", shard_set_file_name, path.string());
     return;
   }
   const Shards shards = read_shards(folder);

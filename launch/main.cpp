@@ -13,9 +13,9 @@ namespace notellm {
 namespace {
 
 constexpr const char* exit_codes =
-    "Exit codes: 0 done; 1 defect of the program; 2 command line or configuration; 3 data; 4 files; 5 checkpoint; 6 "
-    "another\n"
-    "rank; 85 ended by TERM or USR1 after saving: queue again (docs/failure.md).";
+    "Exit codes: 0 done; 1 defect of the program, or no memory; 2 command line or configuration; 3 data; 4 files;\n"
+    "5 checkpoint; 6 another rank; 7 training diverged; 85 ended by TERM or USR1 after saving: queue again\n"
+    "(docs/failure.md).";
 
 int run(const Action& chosen) {
   Communicator ranks = Communicator::world();

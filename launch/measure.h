@@ -2,19 +2,19 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 
 #include "runtime/communicator.h"
 #include "runtime/dtype.h"
+#include "runtime/stopwatch.h"
 
 namespace notellm {
 
 template <class Work>
 double seconds_of(const Work& work) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return watch.seconds();
 }
 
 // Seconds of one call of `work`: the fastest of as many calls as begin within `span` seconds, but at least five, after

@@ -4,9 +4,9 @@
 #include <mpi.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "runtime/memory.h"
+#include "runtime/stopwatch.h"
 
 namespace notellm {
 namespace {
@@ -17,11 +17,11 @@ constexpr int most_ranks_of_all_pairs = 6;
 double message_seconds(bool first, int other, char* buffer, int bytes, int repeats) {
   double fastest = 1e30;
   for (int i = 0; i <= repeats; ++i) {  // the first one opens the connection
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     if (first) MPI_Send(buffer, bytes, MPI_BYTE, other, 0, MPI_COMM_WORLD);
     MPI_Recv(buffer, bytes, MPI_BYTE, other, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
     if (!first) MPI_Send(buffer, bytes, MPI_BYTE, other, 0, MPI_COMM_WORLD);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = watch.seconds();
     if (i > 0) fastest = std::min(fastest, seconds / 2);
   }
   return fastest;

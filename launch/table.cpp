@@ -3,13 +3,9 @@
 #include <algorithm>
 
 #include "runtime/error.h"
+#include "runtime/utf8.h"
 
 namespace notellm {
-namespace {
-
-bool begins_character(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; }
-
-}  // namespace
 
 void Table::row(std::vector<std::string> cells) {
   NOTELLM_CHECK(cells.size() == alignment_.size(), "{} cells for {} columns", cells.size(), alignment_.size());
@@ -19,12 +15,12 @@ void Table::row(std::vector<std::string> cells) {
 std::string Table::text(int indent) const {
   std::vector<size_t> widths(alignment_.size());
   for (const auto& cells : rows_)
-    for (size_t i = 0; i < cells.size(); ++i) widths[i] = std::max(widths[i], width(cells[i]));
+    for (size_t i = 0; i < cells.size(); ++i) widths[i] = std::max(widths[i], count_characters(cells[i]));
   std::string text;
   for (const auto& cells : rows_) {
     std::string line(indent, ' ');
     for (size_t i = 0; i < cells.size(); ++i) {
-      const std::string space(widths[i] - width(cells[i]), ' ');
+      const std::string space(widths[i] - count_characters(cells[i]), ' ');
       line += (i ? "  " : "") + (alignment_[i] == 'r' ? space + cells[i] : cells[i] + space);
     }
     line.erase(line.find_last_not_of(' ') + 1);
@@ -32,8 +28,6 @@ std::string Table::text(int indent) const {
   }
   return text;
 }
-
-size_t width(std::string_view text) { return std::count_if(text.begin(), text.end(), begins_character); }
 
 std::string one_line(std::string_view text, size_t most) {
   std::string line;

@@ -22,8 +22,6 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-// Characters, not bytes, of UTF-8 text.
-size_t width(std::string_view text);
 // At most `most` characters on one line: line breaks become spaces, longer text ends in "…".
 std::string one_line(std::string_view text, size_t most);
 // "1.2 KiB", "34 MiB"

@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kAttributes[] = {"checkpoint", "step", "tokenizer"};
+constexpr const char* attribute_names[] = {"checkpoint", "step", "tokenizer"};
 
 // An HDF5 identifier that is closed at its end; the call that made it must have gone well.
 class Handle {
@@ -68,7 +68,7 @@ void write_h5(const fs::path& path, std::span<const std::string> ids, Tensor vec
   std::string image;
   {
     const Handle file(H5Fcreate("vectors in memory", H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose, "a file");
-    write_attribute(file, "format", kVectorFormat);
+    write_attribute(file, "format", vector_format);
     for (const auto& [name, text] : attributes) write_attribute(file, name, text);
     std::vector<const char*> texts;
     for (const std::string& id : ids) texts.push_back(id.c_str());
@@ -130,9 +130,9 @@ VectorFileInfo read_vector_file_info(const fs::path& path) {
   VectorFileInfo info;
   {
     const Hdf5File file(path);
-    if (const std::string format = file.text("format"); format != kVectorFormat)
-      fail(ErrorKind::data, "{}: format is \"{}\", not \"{}\"", path.string(), format, kVectorFormat);
-    for (const char* name : kAttributes)
+    if (const std::string format = file.text("format"); format != vector_format)
+      fail(ErrorKind::data, "{}: format is \"{}\", not \"{}\"", path.string(), format, vector_format);
+    for (const char* name : attribute_names)
       if (file.has_text(name)) info.attributes[name] = file.text(name);
   }
   const auto damaged = [&](bool good) {

@@ -14,7 +14,7 @@
 
 namespace notellm {
 
-inline constexpr const char* kVectorFormat = "notellm vectors 1";
+inline constexpr const char* vector_format = "notellm vectors 1";
 
 // Where they come from: attributes of the .h5 file.
 using VectorAttributes = std::map<std::string, std::string>;

@@ -7,8 +7,8 @@
 namespace notellm {
 
 // z[i, :] = normalised projection · hidden[places[i], :]
-//   hidden [h, dim] f32 | bf16;  places [b] i32;  projection [note_dim, dim] as hidden;  z [b, note_dim] f32;  norm [b]
-//   f32
+//   hidden [h, dim] f32 | bf16;  places [b] i32;  projection [note_dim, dim] as hidden;  z [b, note_dim] f32;
+//   norm [b] f32
 void note_vectors(Stream& stream, Tensor hidden, Tensor places, Tensor projection, Tensor z, Tensor norm, Arena& arena);
 
 // d_hidden[places[i], :] += and d_projection += from dz [b, note_dim] f32, which is overwritten.

@@ -11,6 +11,7 @@
 
 #include "runtime/edit_distance.h"
 #include "runtime/files.h"
+#include "runtime/utf8.h"
 
 namespace notellm {
 namespace {
@@ -182,10 +183,6 @@ class Reader {
   bool in_file_ = true;
 };
 
-size_t width(std::string_view text) {  // characters, not bytes, of UTF-8
-  return std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; });
-}
-
 }  // namespace
 
 // ---- the fields --------------------------------------------------------------------------------------------------
@@ -324,11 +321,12 @@ std::string describe_config(const Fields& fields) {
   for (const Fields::Field& field : fields.all()) rows.push_back({field.path, field.print(), field.type, field.help});
   std::array<size_t, 3> widths = {};
   for (const auto& row : rows)
-    for (size_t c = 0; c < widths.size(); ++c) widths[c] = std::max(widths[c], width(row[c]));
+    for (size_t c = 0; c < widths.size(); ++c) widths[c] = std::max(widths[c], count_characters(row[c]));
   std::string text;
   for (const auto& row : rows) {
     std::string line;
-    for (size_t c = 0; c < widths.size(); ++c) line += row[c] + std::string(widths[c] + 2 - width(row[c]), ' ');
+    for (size_t c = 0; c < widths.size(); ++c)
+      line += row[c] + std::string(widths[c] + 2 - count_characters(row[c]), ' ');
     line += row[3];
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }

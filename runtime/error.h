@@ -10,12 +10,13 @@ namespace notellm {
 
 // What went wrong, as the exit code of the program (docs/failure.md).
 enum class ErrorKind : int {
-  internal = 1,    // a broken precondition: a defect of the program
+  internal = 1,    // a broken precondition, a defect of the program; or a machine without what it needs (memory, MPI)
   usage = 2,       // command line or configuration
   data = 3,        // notes, clicks, shards, tokenizer
   io = 4,          // a file that cannot be read or written: missing, no permission, disk full
   checkpoint = 5,  // a checkpoint that is damaged or belongs to another model
   peer = 6,        // ranks that disagree, or a collective that does not end
+  diverged = 7,    // training: too many steps in a row with NaN or Inf
 };
 
 class Error : public std::runtime_error {
@@ -36,9 +37,9 @@ template <class... Args>
 }  // namespace notellm
 
 // A precondition of a function: throws Error(internal) with the values in the message.
-#define NOTELLM_CHECK(condition, ...)                                                                       \
-  do {                                                                                                      \
-    if (!(condition)) [[unlikely]]                                                                          \
-      throw ::notellm::Error(::notellm::ErrorKind::internal,                                                \
+#define NOTELLM_CHECK(condition, ...)                                                                      \
+  do {                                                                                                     \
+    if (!(condition)) [[unlikely]]                                                                         \
+      throw ::notellm::Error(::notellm::ErrorKind::internal,                                               \
                              fmt::format(__VA_ARGS__) + fmt::format(" [{}:{}]", __FILE_NAME__, __LINE__)); \
   } while (false)

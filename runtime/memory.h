@@ -8,8 +8,8 @@
 
 namespace notellm {
 
-// Memory from the kernel's page allocator: 64-byte aligned, zero, in huge pages where the system has them, resident only
-// once touched. Move-only.
+// Memory from the kernel's page allocator: 64-byte aligned, zero, in huge pages where the system has them, resident
+// only once touched. Move-only.
 class Buffer {
  public:
   Buffer() = default;
@@ -47,7 +47,6 @@ class Arena {
   void rewind(int64_t mark) { used_ = mark; }
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
-  int64_t capacity_bytes() const { return buffer_.bytes(); }
 
  private:
   Buffer buffer_;

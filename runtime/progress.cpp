@@ -10,12 +10,8 @@
 
 namespace notellm {
 namespace {
-using Clock = std::chrono::steady_clock;
-constexpr auto quiet_time = std::chrono::seconds(2);
-constexpr auto terminal_interval = std::chrono::milliseconds(200);
-constexpr auto log_interval = std::chrono::seconds(10);
+constexpr double quiet_seconds = 2, terminal_interval = 0.2, log_interval = 10;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 std::string per_second(int64_t done, double seconds) {
   const double rate = static_cast<double>(done) / seconds;
   return rate < 10 ? fmt::format("{:.1f}/s", rate) : format_count(std::llround(rate)) + "/s";
@@ -57,12 +53,11 @@ Progress::Progress(std::string what, int64_t total, bool enabled)
       total_(total),
       enabled_(enabled),
       terminal_(isatty(STDERR_FILENO) == 1),
-      start_(Clock::now()),
-      next_(start_ + quiet_time) {}
+      next_(quiet_seconds) {}
 
 Progress::~Progress() {
   if (!shown_) return;
-  const double seconds = seconds_since(start_);
+  const double seconds = watch_.seconds();
   const std::string of = done_ < total_ ? " of " + format_count(total_) : "";
   const std::string line = fmt::format("{}  {}{} in {}  {}", what_, format_count(done_), of, format_seconds(seconds),
                                        per_second(done_, seconds));
@@ -71,14 +66,14 @@ Progress::~Progress() {
 
 void Progress::advance(int64_t by) {
   done_ += by;
-  if (enabled_ && Clock::now() >= next_) show();
+  if (enabled_ && watch_.seconds() >= next_) show();
 }
 
 void Progress::show() {
-  const std::string line = progress_line(what_, done_, total_, seconds_since(start_));
+  const std::string line = progress_line(what_, done_, total_, watch_.seconds());
   terminal_ ? rewrite_line(line, "") : spdlog::info("{}", line);
   shown_ = true;
-  next_ = Clock::now() + (terminal_ ? Clock::duration(terminal_interval) : Clock::duration(log_interval));
+  next_ = watch_.seconds() + (terminal_ ? terminal_interval : log_interval);
 }
 
 }  // namespace notellm

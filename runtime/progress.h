@@ -2,9 +2,10 @@
 // line every ten seconds. "tokenize  41,200 of 63,436 (65 %)  20,600/s  1 s left"
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
+
+#include "runtime/stopwatch.h"
 
 namespace notellm {
 
@@ -30,7 +31,8 @@ class Progress {
   std::string what_;
   int64_t total_, done_ = 0;
   bool enabled_, shown_ = false, terminal_;
-  std::chrono::steady_clock::time_point start_, next_;
+  Stopwatch watch_;
+  double next_;  // seconds
 };
 
 }  // namespace notellm

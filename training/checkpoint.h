@@ -1,8 +1,7 @@
 // Checkpoints: a directory RUN/checkpoints/step-00000400 that is whole or not there.
 //
-//   manifest.json                      format, step, updates, skipped steps, shape of the model, and of each file below
-//   its
-//                                      size and checksum; written last
+//   manifest.json                      format, step, updates, skipped steps, shape of the model, size and
+//                                      checksum of each file below, its own checksum; written last
 //   model-00001-of-00001.safetensors   f32 master weights under Hugging Face names
 //   config.json                        of Hugging Face (LlamaForCausalLM), for tools that read the model
 //   note_head.safetensors              note_head.weight, note_head.tau
@@ -39,8 +38,8 @@ struct CheckpointInfo {
   RunConfig config;
 };
 
-// Rank 0 writes; afterwards only the newest `keep` checkpoints are left. Throws Error(io): the run's older checkpoints
-// stay.
+// Rank 0 writes; afterwards only the newest train.keep_checkpoints are left. Throws Error(io): the run's older
+// checkpoints stay.
 void save_checkpoint(const RunConfig& config, const ParameterLayout& layout, const NoteTable& notes,
                      const std::filesystem::path& tokenizer, const TrainingPosition& position,
                      const Optimizer& optimizer);

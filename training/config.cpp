@@ -17,7 +17,8 @@ void LossConfig::fields(Fields& f) {
 
 void OptimizerConfig::fields(Fields& f) {
   f.add("learning_rate", "AdamW: highest learning rate", learning_rate, between(0, 10));
-  f.add("embedding_scale", "factor on the learning rate of the embeddings", embedding_scale, at_least(0));
+  f.add("embedding_scale", "factor on the learning rate of the embeddings (tokens; an untied head too)",
+        embedding_scale, at_least(0));
   f.add("beta1", "AdamW: decay of the first moment", beta1, between(0, 0.9999999));
   f.add("beta2", "AdamW: decay of the second moment", beta2, between(0, 0.9999999));
   f.add("eps", "AdamW: epsilon", eps, between(1e-20, 1));

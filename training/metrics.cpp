@@ -41,7 +41,10 @@ int64_t peak_memory_bytes() {
 }
 
 Metrics::Metrics(const std::filesystem::path& run, int64_t first_step, int64_t steps, int log_every)
-    : path_(run / "metrics.jsonl"), tensorboard_(run / "tensorboard"), steps_(steps), log_every_(log_every) {
+    : path_(run / "metrics.jsonl"),
+      tensorboard_(run / "tensorboard", first_step),
+      steps_(steps),
+      log_every_(log_every) {
   drop_later_lines(path_, first_step);
   file_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
   if (file_ < 0) fail(ErrorKind::io, "cannot write {}: {}", path_.string(), std::strerror(errno));
@@ -70,6 +73,7 @@ void Metrics::step(const StepMetrics& m) {
       {"negative_similarity", r.negative_similarity},
       {"notes_per_second", static_cast<double>(r.notes) / m.seconds},
       {"tokens_per_second", static_cast<double>(r.tokens) / m.seconds},
+      {"gflops", r.flops.total() / m.seconds / 1e9},
       {"memory_mib", static_cast<double>(peak_memory_bytes() >> 20)},
   };
   nlohmann::ordered_json line = {{"step", m.step}};

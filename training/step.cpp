@@ -6,6 +6,7 @@
 #include "losses/token_loss.h"
 #include "model/note_head.h"
 #include "model/tiles.h"
+#include "runtime/stopwatch.h"
 
 namespace notellm {
 namespace {
@@ -24,6 +25,16 @@ SamplerConfig sampler_config(const RunConfig& config) {
 }
 
 }  // namespace
+
+StepParts& StepParts::operator+=(const StepParts& other) {
+  packing += other.packing;
+  forward += other.forward;
+  contrastive += other.contrastive;
+  token += other.token;
+  backward += other.backward;
+  reduce += other.reduce;
+  return *this;
+}
 
 TrainingStep::TrainingStep(const RunConfig& config, const NoteTable& notes, const PairTable& pairs, Communicator& ranks)
     : config_(config),
@@ -114,8 +125,37 @@ void TrainingStep::pack_micro_batch(int micro_batch) {
   pack(notes_, examples_, config_.train.share_prefix, batch_);
 }
 
+// Sums over ranks, and means of what is a mean.
+void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepResult& result) {
+  StepFlops& f = result.flops;
+  double totals[] = {sums.loss,
+                     token_sum,
+                     sums.positive_similarity,
+                     sums.negative_similarity,
+                     double(result.tokens),
+                     double(result.unshared_tokens),
+                     f.layers,
+                     f.attention,
+                     f.heads,
+                     f.infonce};
+  ranks_.all_reduce_sum("loss", Tensor::of(totals, {std::ssize(totals)}));
+  const double alpha = config_.loss.alpha;
+  result.notes = std::ssize(plan_.ids);
+  result.labels = plan_.labels;
+  result.contrastive = totals[0] / result.notes;
+  result.token = plan_.labels == 0 ? 0 : totals[1] / plan_.labels;
+  result.loss = (result.contrastive + alpha * result.token) / (1 + alpha);
+  result.positive_similarity = totals[2] / result.notes;
+  result.negative_similarity = totals[3] / result.notes;
+  result.tokens = static_cast<int64_t>(totals[4]);
+  result.unshared_tokens = static_cast<int64_t>(totals[5]);
+  f = {totals[6], totals[7], totals[8], totals[9]};
+}
+
 StepResult TrainingStep::run(Stream& stream, int64_t step, const Weights& weights, float tau,
                              const Weights& gradients) {
+  StepResult result;
+  Stopwatch watch;
   plan(step);
   arena_.rewind(0);
   std::memset(gradients.flat.data, 0, gradients.flat.bytes());
@@ -127,7 +167,6 @@ StepResult TrainingStep::run(Stream& stream, int64_t step, const Weights& weight
   const double token_scale = plan_.labels == 0 ? 0 : alpha / (1 + alpha) / static_cast<double>(plan_.labels);
   const bool one_pass = micro_batches_ == 1;
   const int64_t mark = arena_.mark();
-  StepResult result;
 
   Tensor hidden;
   int64_t row = 0;
@@ -135,12 +174,15 @@ StepResult TrainingStep::run(Stream& stream, int64_t step, const Weights& weight
     pack_micro_batch(i);
     const int64_t rows = static_cast<int64_t>(examples_.size());
     input_.set(batch_, one_pass);
+    result.seconds.packing += watch.lap();
     hidden = transformer_.forward(stream, weights, input_, arena_, one_pass);
     note_vectors(stream, hidden, input_.note_places(), weights.note_projection, z.slice(row, row + rows),
                  norm.slice(row, row + rows), arena_);
     row += rows;
     result.tokens += batch_.tokens.size();
     result.unshared_tokens += batch_.unshared_tokens;
+    result.flops += batch_flops(config_.model, batch_, weights.head.rows(), !one_pass);
+    result.seconds.forward += watch.lap();
     if (!one_pass) arena_.rewind(mark);
   }
 
@@ -148,45 +190,37 @@ StepResult TrainingStep::run(Stream& stream, int64_t step, const Weights& weight
   const ContrastiveSums sums = contrastive_.run(stream, ranks_, {plan_.ids, plan_.log_q, plan_.rows_of}, z, tau,
                                                 contrastive_scale, dz, &dtau, arena_);
   *gradients.tau.as<float>() = static_cast<float>(dtau);
+  result.flops += infonce_flops(own, all, config_.model.note_dim);
+  result.seconds.contrastive = watch.lap();
 
   row = 0;
   for (int i = 0; i < micro_batches_; ++i) {
     if (!one_pass) {
       pack_micro_batch(i);
       input_.set(batch_, true);
+      result.seconds.packing += watch.lap();
       hidden = transformer_.forward(stream, weights, input_, arena_, true);
+      result.seconds.forward += watch.lap();
     }
     const int64_t rows = static_cast<int64_t>(examples_.size());
     const Tensor d_hidden = arena_.allocate(hidden.dtype, {hidden.rows(), hidden.cols()});
     std::memset(d_hidden.data, 0, d_hidden.bytes());
-    note_vectors_backward(stream, dz.slice(row, row + rows), hidden, input_.note_places(), weights.note_projection,
-                          z.slice(row, row + rows), norm.slice(row, row + rows), d_hidden, gradients.note_projection,
-                          arena_);
     token_sum += token_loss(stream, hidden, input_.label_places(),
                             Tensor::of(batch_.labels.data(), {static_cast<int64_t>(batch_.labels.size())}),
                             weights.head, notes_.prompt.vocabulary, token_scale, d_hidden, gradients.head, arena_);
+    result.seconds.token += watch.lap();
+    note_vectors_backward(stream, dz.slice(row, row + rows), hidden, input_.note_places(), weights.note_projection,
+                          z.slice(row, row + rows), norm.slice(row, row + rows), d_hidden, gradients.note_projection,
+                          arena_);
     transformer_.backward(stream, weights, input_, d_hidden, gradients, arena_);
+    result.seconds.backward += watch.lap();
     row += rows;
     if (!one_pass) arena_.rewind(mark);
   }
   ranks_.all_reduce_sum("gradients", gradients.flat);
+  result.seconds.reduce = watch.lap();
 
-  double totals[] = {sums.loss,
-                     token_sum,
-                     sums.positive_similarity,
-                     sums.negative_similarity,
-                     double(result.tokens),
-                     double(result.unshared_tokens)};
-  ranks_.all_reduce_sum("loss", Tensor::of(totals, {6}));
-  result.notes = all;
-  result.labels = plan_.labels;
-  result.contrastive = totals[0] / all;
-  result.token = plan_.labels == 0 ? 0 : totals[1] / plan_.labels;
-  result.loss = (result.contrastive + alpha * result.token) / (1 + alpha);
-  result.positive_similarity = totals[2] / all;
-  result.negative_similarity = totals[3] / all;
-  result.tokens = static_cast<int64_t>(totals[4]);
-  result.unshared_tokens = static_cast<int64_t>(totals[5]);
+  add_up(sums, token_sum, result);
   return result;
 }
 

@@ -15,13 +15,28 @@
 #include "model/transformer.h"
 #include "runtime/communicator.h"
 #include "training/config.h"
+#include "training/flops.h"
 
 namespace notellm {
+
+// Seconds of this rank in the parts of a step; waiting for other ranks counts where the wait is.
+struct StepParts {
+  double packing = 0;      // plan, pack
+  double forward = 0;      // to the note vectors, of all passes
+  double contrastive = 0;  // gather, InfoNCE and its gradient, reduce
+  double token = 0;        // LM head and token loss, with gradients
+  double backward = 0;
+  double reduce = 0;  // all-reduce of the gradients
+
+  StepParts& operator+=(const StepParts& other);
+};
 
 struct StepResult {
   double loss = 0, contrastive = 0, token = 0;  // of the whole step, the same on all ranks
   double positive_similarity = 0, negative_similarity = 0;
   int64_t notes = 0, labels = 0, tokens = 0, unshared_tokens = 0;
+  StepFlops flops;
+  StepParts seconds;  // of this rank
 };
 
 class TrainingStep {
@@ -34,7 +49,7 @@ class TrainingStep {
   // tau: the master value of weights.tau.
   StepResult run(Stream& stream, int64_t step, const Weights& weights, float tau, const Weights& gradients);
 
-  int64_t arena_peak_bytes() const { return arena_.peak_bytes(); }
+  int micro_batches() const { return micro_batches_; }
 
  private:
   // The notes of a step and where they go; the same on all ranks.
@@ -47,6 +62,7 @@ class TrainingStep {
   };
   void plan(int64_t step);
   void pack_micro_batch(int micro_batch);
+  void add_up(const ContrastiveSums& sums, double token_sum, StepResult& result);
   int64_t longest_sequence() const;
   int64_t arena_bytes() const;
 

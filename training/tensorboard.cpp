@@ -52,12 +52,16 @@ double now() { return std::chrono::duration<double>(std::chrono::system_clock::n
 
 }  // namespace
 
-TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder) {
+TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, int64_t first_step) {
   std::filesystem::create_directories(folder);
   path_ = (folder / fmt::format("events.out.tfevents.{:.0f}.{}.notellm", now(), getpid())).string();
   file_ = std::fopen(path_.c_str(), "wb");
   if (!file_) fail(ErrorKind::io, "cannot write {}: {}", path_, std::strerror(errno));
   write_record(fixed64_field(1, now()) + bytes_field(3, "brain.Event:2"));
+  constexpr uint64_t session_start = 1;  // of SessionLog.SessionStatus
+  if (first_step > 0)
+    write_record(fixed64_field(1, now()) + varint_field(2, first_step + 1) +
+                 bytes_field(7, varint_field(1, session_start)));
 }
 
 TensorBoardWriter::~TensorBoardWriter() { std::fclose(file_); }

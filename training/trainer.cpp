@@ -1,6 +1,5 @@
 #include "training/trainer.h"
 
-#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <optional>
@@ -10,8 +9,10 @@
 #include "runtime/files.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
+#include "runtime/stopwatch.h"
 #include "training/checkpoint.h"
 #include "training/metrics.h"
+#include "training/state.h"
 
 namespace notellm {
 namespace {
@@ -74,18 +75,10 @@ class Trainer {
       : config_(config),
         ranks_(ranks),
         shards_(shards),
-        layout_(config.model, padded_vocabulary(shards.notes.prompt.vocabulary)),
-        optimizer_(config.optimizer, layout_, config.compute()),
-        gradient_memory_(layout_.size() * 4),
-        weights_(layout_, config.model, optimizer_.compute_weights()),
-        gradients_(layout_, config.model, gradient_memory_.tensor(DType::f32, {layout_.size()})),
+        state_(config, shards.notes.prompt),
         step_(config, shards.notes, shards.pairs, ranks) {}
 
-  void start_anew() {
-    initialize(layout_, config_.model, config_.seed, shards_.notes.prompt.vocabulary, shards_.notes.prompt.emb,
-               optimizer_.weights());
-    optimizer_.refresh_compute_weights();
-  }
+  void start_anew() { state_.start_anew(config_, shards_.notes.prompt); }
   void resume_from(const fs::path& checkpoint);
   TrainingEnd run();
 
@@ -99,10 +92,7 @@ class Trainer {
   Communicator& ranks_;
   const Shards& shards_;
   Stream stream_;
-  ParameterLayout layout_;
-  Optimizer optimizer_;
-  Buffer gradient_memory_;
-  Weights weights_, gradients_;
+  TrainingState state_;
   TrainingStep step_;
   TrainingPosition position_;
   int skipped_in_a_row_ = 0;
@@ -112,7 +102,7 @@ class Trainer {
 
 void Trainer::resume_from(const fs::path& checkpoint) {
   const CheckpointInfo info = verify_checkpoint(checkpoint);
-  if (info.tokenizer_digest != shards_.notes.tokenizer_digest || info.vocabulary != layout_.vocabulary())
+  if (info.tokenizer_digest != shards_.notes.tokenizer_digest || info.vocabulary != state_.layout.vocabulary())
     fail(ErrorKind::checkpoint,
          "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
          checkpoint.string(), config_.data.shards, info.config.data.shards);
@@ -123,27 +113,27 @@ void Trainer::resume_from(const fs::path& checkpoint) {
   const std::string changes = changed_keys(info.config, config_, is_decisive);
   if (!changes.empty() && ranks_.rank() == 0)
     spdlog::warn("{} was trained with other settings, from here on: {}", checkpoint.string(), changes);
-  load_weights(checkpoint, layout_, true, optimizer_.weights());
-  load_moments(checkpoint, layout_, optimizer_);
-  optimizer_.refresh_compute_weights();
+  load_weights(checkpoint, state_.layout, true, state_.optimizer.weights());
+  load_moments(checkpoint, state_.layout, state_.optimizer);
+  state_.optimizer.refresh_compute_weights();
   position_ = info.position;
   saved_step_ = position_.step;
   spdlog::info("resumed from {} after step {}", checkpoint.string(), position_.step);
 }
 
 StepMetrics Trainer::do_step() {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   StepMetrics m;
-  const float tau = *layout_.at("note_head.tau").view(optimizer_.weights()).as<float>();
-  m.result = step_.run(stream_, position_.step, weights_, tau, gradients_);
+  const float tau = state_.tau();
   m.tau = tau;
+  m.result = step_.run(stream_, position_.step, state_.weights, tau, state_.gradients);
   m.learning_rate = learning_rate(config_.optimizer, position_.step, config_.train.steps);
-  m.gradient_norm = optimizer_.update(stream_, gradients_.flat, m.learning_rate, position_.updates + 1);
+  m.gradient_norm = state_.optimizer.update(stream_, state_.gradients.flat, m.learning_rate, position_.updates + 1);
   ++position_.step;
   m.step = position_.step;
   count_skipped(m);
   m.skipped = position_.skipped;
-  m.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  m.seconds = watch.seconds();
   return m;
 }
 
@@ -158,18 +148,17 @@ void Trainer::count_skipped(const StepMetrics& m) {
   ++skipped_in_a_row_;
   if (ranks_.rank() == 0) spdlog::warn("step {}: the gradient has NaN or Inf; skipped by all ranks", m.step);
   if (skipped_in_a_row_ >= config_.train.most_skipped_steps)
-    fail(ErrorKind::internal,
+    fail(ErrorKind::diverged,
          "{} steps in a row had NaN or Inf, the last one step {}: lower optimizer.learning_rate, or go on from an "
-         "older checkpoint with "
-         "--resume",
+         "older checkpoint with --resume",
          skipped_in_a_row_, m.step);
 }
 
 void Trainer::save() {
   if (saved_step_ == position_.step) return;
   if (ranks_.rank() == 0)
-    save_checkpoint(config_, layout_, shards_.notes, fs::path(config_.data.shards) / "tokenizer.model", position_,
-                    optimizer_);
+    save_checkpoint(config_, state_.layout, shards_.notes, fs::path(config_.data.shards) / "tokenizer.model", position_,
+                    state_.optimizer);
   saved_step_ = position_.step;
 }
 
@@ -177,8 +166,8 @@ void Trainer::evaluate_sample(Metrics* metrics) {
   if (!embedder_) embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes);
   const Pool pool = make_pool(shards_.notes);
   const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
-  const Buffer vectors = embed_pool(stream_, ranks_, *embedder_, weights_, shards_.notes, pool, false);
-  const auto found = rank_targets(stream_, ranks_, pool_vectors(vectors, weights_, pool), questions);
+  const Buffer vectors = embed_pool(stream_, ranks_, *embedder_, state_.weights, shards_.notes, pool, false);
+  const auto found = rank_targets(stream_, ranks_, pool_vectors(vectors, state_.weights, pool), questions);
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 
@@ -199,9 +188,10 @@ TrainingEnd Trainer::run() {
         spdlog::info("a signal asked for the end: saved after step {}; go on with --resume auto", position_.step);
       return TrainingEnd::preempted;
     }
-    if (every(config_.train.checkpoint_every)) save();
+    // Before the checkpoint: a run that ends in between does the evaluation again.
     if (every(config_.train.evaluate_every) && !shards_.pairs.test.empty())
       evaluate_sample(metrics ? &*metrics : nullptr);
+    if (every(config_.train.checkpoint_every)) save();
   }
   save();
   ranks_.barrier("end of training");

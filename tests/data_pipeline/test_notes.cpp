@@ -187,9 +187,9 @@ TEST(NoteReader, BadFiles) {
 }
 
 TEST(NoteReader, FrozenData) {
-  NOTELLM_NEEDS_SHARED(test::kDebianNotes);
+  NOTELLM_NEEDS_SHARED(test::debian_notes_file);
   const TempDir folder;
-  const auto file = test::unpack(test::shared_path(test::kDebianNotes), folder);
+  const auto file = test::unpack(test::shared_path(test::debian_notes_file), folder);
   NoteReader reader(file, "{name}: {title}");
   std::vector<Note> batch;
   ASSERT_TRUE(reader.read(batch));

@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::TempDir;
 
-constexpr int kNotes = 150;
+constexpr int note_count = 150;
 
 uint64_t draw(uint64_t a, uint64_t b, uint64_t below) { return random_bits(9, a, b) % below; }
 
@@ -35,7 +35,7 @@ std::string words(int note, int count, int stream) {
 // 150 notes in 3 categories (every tenth without one), 0 to 4 hashtags, some without text; 80 users of 2 to 9 clicks.
 void write_corpus(const fs::path& folder) {
   std::string notes, clicks;
-  for (int i = 0; i < kNotes; ++i) {
+  for (int i = 0; i < note_count; ++i) {
     std::string tags;
     for (uint64_t h = draw(i, 1, 5); h > 0; --h)
       tags += fmt::format("{}\"tag {}\"", tags.empty() ? "" : ",", draw(i, 10 + h, 7));
@@ -49,7 +49,7 @@ void write_corpus(const fs::path& folder) {
   for (int u = 0; u < 80; ++u) {
     clicks += fmt::format("u{}\t", u);
     for (uint64_t c = 0; c < 2 + draw(u, 5, 8); ++c)
-      clicks += fmt::format("{}n{}", c ? " " : "", draw(u, 100 + c, kNotes / 2));
+      clicks += fmt::format("{}n{}", c ? " " : "", draw(u, 100 + c, note_count / 2));
     clicks += "\n";
   }
   write_file(folder / "notes.jsonl", notes);
@@ -98,8 +98,8 @@ TEST_F(Prepare, MakesShardsThatReadBack) {
   const PrepareReport report = run();
   EXPECT_FALSE(report.up_to_date);
   const Shards shards = read_shards(config.shards);
-  EXPECT_EQ(shards.notes.size(), kNotes);
-  EXPECT_EQ(report.notes.notes, kNotes);
+  EXPECT_EQ(shards.notes.size(), note_count);
+  EXPECT_EQ(report.notes.notes, note_count);
   EXPECT_EQ(report.notes.empty, 1);
   EXPECT_EQ(report.set.note_shards(), 4);
   EXPECT_GT(report.set.pair_shards(), 1);
@@ -134,6 +134,21 @@ TEST_F(Prepare, AnyNumberOfThreadsMakesTheSameBytes) {
   run();
   omp_set_num_threads(threads);
   expect_same_files(one, config.shards);
+}
+
+TEST_F(Prepare, TestPairsHaveATopOfTheirOwn) {
+  const auto pairs_of = [&](int top, int test_top) {
+    config.cooccurrence.top = top;
+    config.cooccurrence.test_top = test_top;
+    config.shards = (folder.path() / fmt::format("shards {} {}", top, test_top)).string();
+    run();
+    PairTable pairs = read_shards(config.shards).pairs;
+    return std::pair(pairs.train.size(), pairs.test.size());
+  };
+  const auto one = pairs_of(1, 0), three = pairs_of(3, 0), mixed = pairs_of(3, 1);
+  ASSERT_LT(one.first, three.first);
+  ASSERT_LT(one.second, three.second);
+  EXPECT_EQ(mixed, std::pair(three.first, one.second));
 }
 
 TEST_F(Prepare, ASecondRunFindsTheShardsUpToDate) {

@@ -10,15 +10,15 @@ namespace {
 
 using Tokens = std::vector<int32_t>;
 
-constexpr const char* kLlama = "models/llama2-tokenizer.model";
+constexpr const char* llama_tokenizer = "models/llama2-tokenizer.model";
 
-const Note kNote = {"7", "Red {shoes} \"x\"", "Light\n and  fast.\t", "sports", {"run", "shoe size"}};
+const Note shoe_note = {"7", "Red {shoes} \"x\"", "Light\n and  fast.\t", "sports", {"run", "shoe size"}};
 
 std::vector<std::string> some_texts() {
   std::vector<std::string> texts;
   for (const PromptPreset preset : {PromptPreset::paper, PromptPreset::released})
     for (const Task task : {Task::category, Task::hashtags}) {
-      const PromptText text = prompt_text(preset, task, kNote);
+      const PromptText text = prompt_text(preset, task, shoe_note);
       texts.push_back(fold_spaces(text.instruction + text.note + " " + text.guidance + " " + text.output));
     }
   return texts;
@@ -52,7 +52,7 @@ std::string decoded(const Tokenizer& tokenizer, const Prompt& prompt, const Note
 }
 
 TEST(Prompt, PaperTextsLiterally) {
-  Note note = kNote;
+  Note note = shoe_note;
   note.content = fold_spaces(note.content);
   const PromptText category = prompt_text(PromptPreset::paper, Task::category, note);
   EXPECT_EQ(category.instruction + category.note + "[EMB]" + category.guidance + category.output,
@@ -71,7 +71,7 @@ TEST(Prompt, PaperTextsLiterally) {
 }
 
 TEST(Prompt, ReleasedTextsLiterally) {
-  Note note = kNote;
+  Note note = shoe_note;
   note.content = fold_spaces(note.content);
   const PromptText category = prompt_text(PromptPreset::released, Task::category, note);
   EXPECT_EQ(category.instruction, "");
@@ -86,8 +86,8 @@ TEST(Prompt, ReleasedTextsLiterally) {
 }
 
 TEST(Prompt, EmbeddingNeedsNoOutput) {
-  const PromptText embed = prompt_text(PromptPreset::paper, Task::embed, kNote);
-  EXPECT_EQ(embed.note, prompt_text(PromptPreset::paper, Task::category, kNote).note);
+  const PromptText embed = prompt_text(PromptPreset::paper, Task::embed, shoe_note);
+  EXPECT_EQ(embed.note, prompt_text(PromptPreset::paper, Task::category, shoe_note).note);
   EXPECT_EQ(embed.guidance + embed.output, "");
 }
 
@@ -96,7 +96,7 @@ TEST(Prompt, TheTokensSpellTheTexts) {
     const Prompt prompt(small(), {.preset = preset, .content_tokens = 100, .max_note_tokens = 1000});
     WordEncoder encoder(small());
     Note fitted;
-    const NoteTokens tokens = prompt.tokens(encoder, kNote, &fitted);
+    const NoteTokens tokens = prompt.tokens(encoder, shoe_note, &fitted);
     EXPECT_EQ(fitted.content, "Light and fast.");
     for (const Task task : {Task::category, Task::hashtags}) {
       const PromptText text = prompt_text(preset, task, fitted);
@@ -131,7 +131,7 @@ TEST(Prompt, FoldsSpaces) {
 
 TEST(Prompt, TitlesStayAsTheyAre) {
   WordEncoder encoder(small());
-  Note note = kNote, fitted;
+  Note note = shoe_note, fitted;
   note.title = "  {a}\n'b' \\\"  ";
   Prompt(small(), {.title_tokens = 200, .max_note_tokens = 1000}).tokens(encoder, note, &fitted);
   EXPECT_EQ(fitted.title, note.title);
@@ -139,7 +139,7 @@ TEST(Prompt, TitlesStayAsTheyAre) {
 
 TEST(Prompt, CutsTitleAndContentAndKeepsTheSuffix) {
   WordEncoder encoder(small());
-  Note note = kNote, fitted;
+  Note note = shoe_note, fitted;
   for (int i = 0; i < 100; ++i) {
     note.title += " shoes";
     note.content += " fast";
@@ -185,7 +185,7 @@ TEST(Prompt, KeepsMaxNoteTokensWhateverTheNote) {
 
 TEST(Prompt, ChoosesHashtags) {
   WordEncoder encoder(small());
-  Note note = kNote, fitted;
+  Note note = shoe_note, fitted;
   note.hashtags = {"run", " run", std::string(200, '#'), " \n", "b", "c", "d"};
   NoteTokens tokens = Prompt(small(), {.max_note_tokens = 1000}).tokens(encoder, note, &fitted);
   EXPECT_EQ(fitted.hashtags, (std::vector<std::string>{"run", "b", "c"}));
@@ -229,7 +229,7 @@ void expect_parts_make_the_whole(const Tokenizer& tokenizer, const std::vector<N
 }
 
 TEST(Prompt, PartsMakeTheWholeOnRealNotesWithATrainedTokenizer) {
-  NOTELLM_NEEDS_SHARED(test::kDebianNotes);
+  NOTELLM_NEEDS_SHARED(test::debian_notes_file);
   const std::vector<Note> notes = test::debian_notes(40);
   TextSample sample(500, {});
   for (size_t i = 0; i < notes.size(); ++i) sample.offer(static_cast<int64_t>(i), notes[i]);
@@ -239,16 +239,16 @@ TEST(Prompt, PartsMakeTheWholeOnRealNotesWithATrainedTokenizer) {
 }
 
 TEST(Prompt, PartsMakeTheWholeOnRealNotesWithLlama) {
-  NOTELLM_NEEDS_SHARED(test::kDebianNotes);
-  NOTELLM_NEEDS_SHARED(kLlama);
+  NOTELLM_NEEDS_SHARED(test::debian_notes_file);
+  NOTELLM_NEEDS_SHARED(llama_tokenizer);
   const std::vector<Note> notes = test::debian_notes(40);
-  const Tokenizer tokenizer = Tokenizer::load(test::shared_path(kLlama));
+  const Tokenizer tokenizer = Tokenizer::load(test::shared_path(llama_tokenizer));
   for (const PromptPreset preset : {PromptPreset::paper, PromptPreset::released})
     expect_parts_make_the_whole(tokenizer, notes, preset);
 }
 
 TEST(TextSample, IsBoundedAndDoesNotDependOnTheWay) {
-  std::vector<Note> notes(50, kNote);
+  std::vector<Note> notes(50, shoe_note);
   for (int i = 0; i < 50; ++i) notes[i].title = "title " + std::to_string(i);
   notes[3].content = std::string(1999, 'x') + "\xe7\xac\x94 more";
   TextSample few({10, {}}), reversed({10, {}}), all({100, {}});

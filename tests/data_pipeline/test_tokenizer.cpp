@@ -15,7 +15,7 @@ namespace {
 using test::TempDir;
 using Tokens = std::vector<int32_t>;
 
-constexpr const char* kLlama = "models/llama2-tokenizer.model";
+constexpr const char* llama_tokenizer = "models/llama2-tokenizer.model";
 
 std::vector<std::string> some_texts() {
   std::vector<std::string> texts;
@@ -35,16 +35,17 @@ const Tokenizer& trained() {
 }
 
 // Texts that a tokenizer may stumble on.
-const std::vector<std::string> kTexts = {"",
-                                         "library",
-                                         " library",
-                                         "  two  spaces   and more ",
-                                         "real-time strategy game of ancient warfare",
-                                         "a\nnew line\tand a tab",
-                                         "\xe7\xac\x94\xe8\xae\xb0 \xf0\x9f\x98\x80 na\xc3\xafve",  // 笔记 😀 naïve
-                                         "<s> </s> <unk> [EMB] <0x0A>",
-                                         "{'title': \"quoted\", 'content': {}}",
-                                         std::string(300, 'x') + " long"};
+const std::vector<std::string> sample_texts = {
+    "",
+    "library",
+    " library",
+    "  two  spaces   and more ",
+    "real-time strategy game of ancient warfare",
+    "a\nnew line\tand a tab",
+    "\xe7\xac\x94\xe8\xae\xb0 \xf0\x9f\x98\x80 na\xc3\xafve",  // 笔记 😀 naïve
+    "<s> </s> <unk> [EMB] <0x0A>",
+    "{'title': \"quoted\", 'content': {}}",
+    std::string(300, 'x') + " long"};
 
 // What SentencePiece trains with these options besides the ones all share.
 std::string trained_with(std::map<std::string, std::string> options) {
@@ -93,7 +94,7 @@ TEST(Tokenizer, OnlyABeginningGetsASpaceBefore) {
 }
 
 TEST(Tokenizer, DecodeGivesTheTextBack) {
-  for (const std::string& text : kTexts)
+  for (const std::string& text : sample_texts)
     for (const bool begins : {false, true})
       EXPECT_EQ(trained().decode(trained().encode(text, begins), begins), text) << begins;
 }
@@ -119,7 +120,7 @@ TEST(Tokenizer, SpecialTokensInATextAreText) {
 }
 
 TEST(Tokenizer, CutAtASpaceTheTokensAreThoseOfTheWhole) {
-  for (const std::string& text : kTexts)
+  for (const std::string& text : sample_texts)
     for (size_t cut = text.find(' ', 1); cut < text.size(); cut = text.find(' ', cut + 1)) {
       if (text[cut - 1] == ' ') continue;
       Tokens parts = trained().encode(text.substr(0, cut), true);
@@ -165,14 +166,15 @@ TEST(Tokenizer, TrainingNeedsTextAndRoomForIt) {
 TEST(Tokenizer, ThreadsEncodeAlike) {
   std::vector<Tokens> tokens(400);
 #pragma omp parallel for num_threads(4)
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = trained().encode(kTexts[i % kTexts.size()], i % 3 == 0);
   for (size_t i = 0; i < tokens.size(); ++i)
-    EXPECT_EQ(tokens[i], trained().encode(kTexts[i % kTexts.size()], i % 3 == 0));
+    tokens[i] = trained().encode(sample_texts[i % sample_texts.size()], i % 3 == 0);
+  for (size_t i = 0; i < tokens.size(); ++i)
+    EXPECT_EQ(tokens[i], trained().encode(sample_texts[i % sample_texts.size()], i % 3 == 0));
 }
 
 TEST(Tokenizer, LlamaGivesTheKnownIds) {
-  NOTELLM_NEEDS_SHARED(kLlama);
-  const Tokenizer t = Tokenizer::load(test::shared_path(kLlama));
+  NOTELLM_NEEDS_SHARED(llama_tokenizer);
+  const Tokenizer t = Tokenizer::load(test::shared_path(llama_tokenizer));
   EXPECT_EQ(t.vocabulary(), 32001);
   EXPECT_EQ(t.encode("Hello world", true), (Tokens{15043, 3186}));
   EXPECT_EQ(t.encode(" world\n", false), (Tokens{3186, 13}));
@@ -181,7 +183,7 @@ TEST(Tokenizer, LlamaGivesTheKnownIds) {
 TEST(WordEncoder, GivesWhatTheTokenizerGives) {
   WordEncoder encoder(trained());
   for (int round = 0; round < 2; ++round)  // the second time from memory
-    for (const std::string& text : kTexts)
+    for (const std::string& text : sample_texts)
       for (const bool begins : {false, true})
         EXPECT_EQ(encoder.encode(text, begins), trained().encode(text, begins)) << text;
 }
@@ -211,7 +213,7 @@ TEST(WordEncoder, TruncatesInsideAWordWhereThereIsNoSpace) {
 
 TEST(WordEncoder, TruncationNeverExceedsTheLimit) {
   WordEncoder encoder(trained());
-  for (const std::string& text : kTexts)
+  for (const std::string& text : sample_texts)
     for (const bool after_space : {false, true})
       for (int64_t limit = 0; limit < 40; ++limit) {
         const std::string_view part = encoder.truncate(text, after_space, limit);

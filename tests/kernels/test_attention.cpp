@@ -272,22 +272,6 @@ TEST(Attention, RowsOfNoSegment) {
   for (float x : run.dkv) EXPECT_FALSE(std::isnan(x));
 }
 
-TEST(Attention, Exp) {
-  double worst = 0;
-  const auto exp = [](float x) { return attention_detail::exp_or_zero(vfloat{} + x)[0]; };
-  for (double x = -87.33; x < 88; x += 1.7e-5) {
-    const float at = static_cast<float>(x);
-    const double exact = std::exp(static_cast<double>(at));
-    const double ulp = std::ldexp(1.0, std::ilogb(exact) - 23);
-    worst = std::max(worst, std::abs(exp(at) - exact) / ulp);
-  }
-  EXPECT_LE(worst, 2);
-  EXPECT_EQ(exp(0), 1);
-  for (float x : {-87.34f, -88.0f, -104.0f, -1e4f, -3e38f, -std::numeric_limits<float>::infinity()})
-    EXPECT_EQ(exp(x), 0);
-  EXPECT_TRUE(std::isnan(exp(NAN)));
-}
-
 struct AttentionErrors : testing::Test {
   Op<float> run{random_reference<float>(Layout().add(4, 4).add(6, 6, 0, 4), Heads{4, 2, 8}, 1)};
   Tensor q = run.query_tensor(run.q), kv = run.key_tensor(run.kv), tokens = run.tokens(), o = run.query_tensor(run.o),

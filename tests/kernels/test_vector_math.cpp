@@ -47,6 +47,20 @@ TEST(VectorMath, ExpAtTheEnds) {
     EXPECT_LE(ulps(vexp(x), std::exp(static_cast<double>(x))), 2.0) << x;
 }
 
+TEST(VectorMath, ExpOrZeroIsExpButForSubnormals) {
+  for (double x = -87.33; x < 88; x += 1.7e-5) {
+    const float at = static_cast<float>(x);
+    ASSERT_EQ(exp_or_zero(at), vexp(at)) << at;
+    ASSERT_EQ(exp_or_zero(vbroadcast(at))[0], vexp(at)) << at;
+  }
+  for (float x : {-87.34f, -88.0f, -104.0f, -1e4f, -3e38f, -infinity}) {
+    EXPECT_EQ(exp_or_zero(x), 0.0f) << x;
+    EXPECT_EQ(exp_or_zero(vbroadcast(x))[0], 0.0f) << x;
+  }
+  EXPECT_TRUE(std::isnan(exp_or_zero(NAN)));
+  EXPECT_TRUE(std::isnan(exp_or_zero(vbroadcast(NAN))[0]));
+}
+
 TEST(VectorMath, Bf16GoesThroughVectorsAsThroughScalars) {
   for (uint32_t first = 0; first < 65536; first += vector_lanes) {
     bf16 in[vector_lanes], out[vector_lanes];

@@ -16,11 +16,11 @@
 namespace notellm {
 namespace {
 
-constexpr const char* kGolden = "golden/objective.json";
+constexpr const char* golden_file = "golden/objective.json";
 
 // f32 rounds a term to 2^-24 = 6e-8 of it. A similarity is a sum of at most 5 such products; times e^tau = 20 it moves
 // an exponent by 20 · 5 · 6e-8 = 6e-6 at most, and with it a probability, a gradient, by that share.
-constexpr double kRelative = 1e-5;
+constexpr double relative_tolerance = 1e-5;
 
 struct Case {
   std::string name;
@@ -52,7 +52,7 @@ struct Case {
 };
 
 std::vector<Case> cases() {
-  const auto json = nlohmann::json::parse(read_file(test::shared_path(kGolden)));
+  const auto json = nlohmann::json::parse(read_file(test::shared_path(golden_file)));
   std::vector<Case> all;
   for (const auto& j : json.at("cases")) all.emplace_back(j);
   EXPECT_EQ(all.size(), 3u);
@@ -64,7 +64,7 @@ void expect_close(const std::string& what, const float* found, const nlohmann::j
   double scale = 0;
   for (double x : expected) scale = std::max(scale, std::abs(x));
   for (size_t i = 0; i < count; ++i)
-    EXPECT_NEAR(found[i], expected.at(first + i).get<double>(), kRelative * scale) << what << " " << first + i;
+    EXPECT_NEAR(found[i], expected.at(first + i).get<double>(), relative_tolerance * scale) << what << " " << first + i;
 }
 
 // Rows of each rank: as uneven as pairs allow. The first rank has one pair, the last all that is left.
@@ -107,13 +107,13 @@ ContrastiveResult run_contrastive(const Case& c, Communicator& ranks, Contrastiv
 }
 
 TEST(Objective, ContrastiveEqualsFloat64) {
-  NOTELLM_NEEDS_SHARED(kGolden);
+  NOTELLM_NEEDS_SHARED(golden_file);
   Communicator world = Communicator::world();
   for (const Case& c : cases()) {
     const ContrastiveResult r = run_contrastive(c, world, ContrastiveGradient::exact);
     const double expected = c.number("loss_cl");
-    EXPECT_NEAR(r.sums.loss / static_cast<double>(c.ids.size()), expected, kRelative * expected) << c.name;
-    EXPECT_NEAR(r.dtau, c.number("grad_tau"), kRelative * std::abs(c.number("grad_tau"))) << c.name;
+    EXPECT_NEAR(r.sums.loss / static_cast<double>(c.ids.size()), expected, relative_tolerance * expected) << c.name;
+    EXPECT_NEAR(r.dtau, c.number("grad_tau"), relative_tolerance * std::abs(c.number("grad_tau"))) << c.name;
     expect_close(c.name + " grad_note_vectors", r.dv.data(), c.json.at("grad_note_vectors"), r.first * c.d,
                  r.rows * c.d);
   }
@@ -121,7 +121,7 @@ TEST(Objective, ContrastiveEqualsFloat64) {
 
 // The mean cosines of the log, in double.
 TEST(Objective, MeanSimilarities) {
-  NOTELLM_NEEDS_SHARED(kGolden);
+  NOTELLM_NEEDS_SHARED(golden_file);
   Communicator world = Communicator::world();
   for (const Case& c : cases()) {
     const size_t n = c.ids.size();
@@ -150,7 +150,7 @@ TEST(Objective, MeanSimilarities) {
 }
 
 TEST(Objective, ReleasedCodeIsTheSameButForTheRanks) {
-  NOTELLM_NEEDS_SHARED(kGolden);
+  NOTELLM_NEEDS_SHARED(golden_file);
   Communicator world = Communicator::world();
   for (const Case& c : cases()) {
     const ContrastiveResult exact = run_contrastive(c, world, ContrastiveGradient::exact);
@@ -164,7 +164,7 @@ TEST(Objective, ReleasedCodeIsTheSameButForTheRanks) {
 
 // The mask that training builds leaves out what the golden case names, and itself.
 TEST(Objective, MaskedPairs) {
-  NOTELLM_NEEDS_SHARED(kGolden);
+  NOTELLM_NEEDS_SHARED(golden_file);
   for (const Case& c : cases()) {
     const auto n = static_cast<int64_t>(c.ids.size());
     std::vector<std::pair<int, int>> expected, found;
@@ -184,7 +184,7 @@ TEST(Objective, MaskedPairs) {
 // Hidden rows stand in another order than labels, with one that no label reads between them; the head has a row of
 // padding beyond the vocabulary in use, whose logit would be the largest.
 TEST(Objective, TokenLossEqualsFloat64) {
-  NOTELLM_NEEDS_SHARED(kGolden);
+  NOTELLM_NEEDS_SHARED(golden_file);
   Stream stream;
   for (const Case& c : cases()) {
     const auto m = static_cast<int64_t>(c.labels.size()), v = c.vocabulary;
@@ -205,7 +205,8 @@ TEST(Objective, TokenLossEqualsFloat64) {
     const double sum = token_loss(stream, hidden, Tensor::of(places.data(), {m}), Tensor::of(c.labels.data(), {m}),
                                   head, v, scale, d_hidden, d_head, arena);
     EXPECT_EQ(arena.used_bytes(), used);
-    EXPECT_NEAR(sum / static_cast<double>(m), c.number("loss_gen"), kRelative * c.number("loss_gen")) << c.name;
+    EXPECT_NEAR(sum / static_cast<double>(m), c.number("loss_gen"), relative_tolerance * c.number("loss_gen"))
+        << c.name;
     for (int64_t r = 0; r < m; ++r) {
       const float* row = d_hidden.as<float>() + places[r] * (v + 1);
       expect_close(c.name + " grad_logits", row, c.json.at("grad_logits"), r * v, v);
@@ -220,7 +221,7 @@ TEST(Objective, TokenLossEqualsFloat64) {
           expected += term;
           size += std::abs(term);
         }
-        EXPECT_NEAR(d_head.as<float>()[i * (v + 1) + j], expected, kRelative * size + 1e-9) << c.name;
+        EXPECT_NEAR(d_head.as<float>()[i * (v + 1) + j], expected, relative_tolerance * size + 1e-9) << c.name;
       }
   }
 }

@@ -16,26 +16,26 @@
 namespace notellm {
 namespace {
 
-constexpr const char* kModel = "models/stories260K";
+constexpr const char* model_folder = "models/stories260K";
 
 // The reference numbers are rounded to 5 places. Both programs compute in f32: the values are at most 10.3 in size,
 // sums of up to 172 terms round to about sqrt(172) · 2^-24 = 8e-7 of that, and some 30 such sums follow each other (5
 // layers of 6 products): sqrt(30) · 8e-7 · 10.3 = 4.5e-5 each.
-constexpr double kTolerance = 5e-6 + 2 * 4.5e-5;
+constexpr double tolerance = 5e-6 + 2 * 4.5e-5;
 // The loss is a mean of log probabilities, a sum of 64 products each, at sizes up to about 15; rounded to 6 places.
-constexpr double kLossTolerance = 1e-5;
+constexpr double loss_tolerance = 1e-5;
 
 struct Llama {
-  nlohmann::json reference = nlohmann::json::parse(read_file(test::shared_path(kModel) / "reference.json"));
+  nlohmann::json reference = nlohmann::json::parse(read_file(test::shared_path(model_folder) / "reference.json"));
   std::vector<int32_t> tokens = reference.at("tokens");
   ModelConfig config = read_config();
   ParameterLayout layout{config, 512};
   test::FlatWeights parameters{layout, config};
 
-  Llama() { load_weights(test::shared_path(kModel), layout, false, parameters.flat); }
+  Llama() { load_weights(test::shared_path(model_folder), layout, false, parameters.flat); }
 
   static ModelConfig read_config() {
-    const auto json = nlohmann::json::parse(read_file(test::shared_path(kModel) / "config.json"));
+    const auto json = nlohmann::json::parse(read_file(test::shared_path(model_folder) / "config.json"));
     ModelConfig c;
     c.dim = json.at("hidden_size");
     c.layers = json.at("num_hidden_layers");
@@ -79,11 +79,11 @@ void expect_last_row(const Llama& llama, const float* hidden) {
   ASSERT_EQ(expected.size(), 16u);
   ASSERT_EQ(logits.size(), 16u);
   for (int i = 0; i < 16; ++i) {
-    EXPECT_NEAR(hidden[i], expected[i].get<double>(), kTolerance) << "hidden " << i;
+    EXPECT_NEAR(hidden[i], expected[i].get<double>(), tolerance) << "hidden " << i;
     const float* row = llama.parameters.weights.head.as<float>() + i * llama.config.dim;
     double logit = 0;
     for (int c = 0; c < llama.config.dim; ++c) logit += double(hidden[c]) * row[c];
-    EXPECT_NEAR(logit, logits[i].get<double>(), kTolerance) << "logit " << i;
+    EXPECT_NEAR(logit, logits[i].get<double>(), tolerance) << "logit " << i;
   }
 }
 
@@ -101,7 +101,7 @@ double next_token_loss(const Llama& llama, const PackedBatch& batch, const Model
 class LlamaReference : public testing::TestWithParam<std::vector<int32_t>> {};
 
 TEST_P(LlamaReference, HiddenLogitsAndLoss) {
-  NOTELLM_NEEDS_SHARED(kModel);
+  NOTELLM_NEEDS_SHARED(model_folder);
   const Llama llama;
   const PackedBatch batch = llama.batch(GetParam());
   Transformer transformer(llama.config, DType::f32);
@@ -113,11 +113,11 @@ TEST_P(LlamaReference, HiddenLogitsAndLoss) {
   const Tensor hidden = transformer.forward(stream, llama.parameters.weights, input, arena, false);
   expect_last_row(llama, hidden.as<float>() + input.note_places().as<int32_t>()[0] * llama.config.dim);
   EXPECT_NEAR(next_token_loss(llama, batch, input, hidden, arena), llama.reference.at("loss_next_token").get<double>(),
-              kLossTolerance);
+              loss_tolerance);
 }
 
 TEST_P(LlamaReference, NoteRowAlone) {
-  NOTELLM_NEEDS_SHARED(kModel);
+  NOTELLM_NEEDS_SHARED(model_folder);
   const Llama llama;
   const PackedBatch batch = llama.batch(GetParam());
   Transformer transformer(llama.config, DType::f32);

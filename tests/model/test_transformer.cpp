@@ -79,7 +79,7 @@ double worst_error(const TinyModel& model, const NoteTable& notes, const std::ve
 
 // Rounding of f32: 2^-24 of values up to about 4, grown by sqrt(16) in a sum, in some 10 operations a layer, twice that
 // through the exponent of scores of size 8: 3 layers give sqrt(30) · 4 · 4 · 2 · 2^-24 = 1e-5.
-constexpr double kTolerance = 1e-5;
+constexpr double tolerance = 1e-5;
 
 TEST(Transformer, EqualsTheDoubleModelOnRaggedNotes) {
   const test::TinyData data = test::tiny_data(12);
@@ -89,7 +89,7 @@ TEST(Transformer, EqualsTheDoubleModelOnRaggedNotes) {
       for (bool share : {false, true}) {
         const TinyModel model(tiny_model_config(layers, kv_heads));
         const Forward f(model, data.notes, examples, share, true, false);
-        EXPECT_LT(worst_error(model, data.notes, examples, f, true), kTolerance)
+        EXPECT_LT(worst_error(model, data.notes, examples, f, true), tolerance)
             << layers << " layers, " << kv_heads << " kv heads, shared prefix " << share;
       }
 }
@@ -102,7 +102,7 @@ TEST(Transformer, NoteRowsOnlyAndOneNote) {
       const auto examples = examples_of(data.notes, 3, count);
       const Forward f(model, data.notes, examples, true, false, false);
       EXPECT_EQ(f.input.hidden_rows(), count);
-      EXPECT_LT(worst_error(model, data.notes, examples, f, false), kTolerance)
+      EXPECT_LT(worst_error(model, data.notes, examples, f, false), tolerance)
           << layers << " layers, " << count << " notes";
     }
 }
@@ -116,7 +116,7 @@ TEST(Transformer, MoreTokensThanATile) {
     const Forward f(model, data.notes, examples, false, true, true);
     ASSERT_GT(f.input.tokens(), tile_rows);
     ASSERT_NE(f.input.tokens() % tile_rows, 0);
-    EXPECT_LT(worst_error(model, data.notes, examples, f, true), kTolerance) << layers << " layers";
+    EXPECT_LT(worst_error(model, data.notes, examples, f, true), tolerance) << layers << " layers";
   }
 }
 

@@ -12,13 +12,13 @@
 
 namespace notellm::test {
 
-inline constexpr const char* kDebianNotes = "data/debian-bookworm/notes.jsonl.xz";
+inline constexpr const char* debian_notes_file = "data/debian-bookworm/notes.jsonl.xz";
 
 // Every `stride`-th of the notes, titled "name: title". Throws when they cannot be unpacked (xz is missing).
 inline std::vector<Note> debian_notes(int stride) {
   const TempDir folder;
   const std::filesystem::path file = folder / "notes.jsonl";
-  const std::string command = "xz -dc '" + shared_path(kDebianNotes).string() + "' | awk 'NR % " +
+  const std::string command = "xz -dc '" + shared_path(debian_notes_file).string() + "' | awk 'NR % " +
                               std::to_string(stride) + " == 1' > '" + file.string() + "'";
   if (std::system(command.c_str()) != 0) throw std::runtime_error("failed: " + command);
   NoteReader reader(file, "{name}: {title}");

@@ -201,12 +201,12 @@ TEST_F(Checkpoint, DiskFullWhileSavingKeepsTheOlderOne) {
   EXPECT_EQ(latest_checkpoint(folder_ / "run"), at_step(4));
 }
 
-constexpr const char* kFiles[] = {"model-00001-of-00001.safetensors",
-                                  "note_head.safetensors",
-                                  "optimizer-00000.safetensors",
-                                  "config.json",
-                                  "config.yaml",
-                                  "tokenizer.model"};
+constexpr const char* checkpoint_files[] = {"model-00001-of-00001.safetensors",
+                                            "note_head.safetensors",
+                                            "optimizer-00000.safetensors",
+                                            "config.json",
+                                            "config.yaml",
+                                            "tokenizer.model"};
 
 // The message names the damaged file and offers the checkpoint before.
 template <class Action>
@@ -223,7 +223,7 @@ void expect_damage(const fs::path& file, const fs::path& before, const Action& a
 
 TEST_F(CheckpointDamage, AFileIsMissing) {
   for (int step : {2, 4}) save(step);
-  for (const char* name : kFiles) {
+  for (const char* name : checkpoint_files) {
     const std::string content = read_file(at_step(4) / name);
     fs::remove(at_step(4) / name);
     expect_damage(at_step(4) / name, at_step(2), [&] { verify_checkpoint(at_step(4)); });
@@ -234,7 +234,7 @@ TEST_F(CheckpointDamage, AFileIsMissing) {
 
 TEST_F(CheckpointDamage, AFileIsCutShort) {
   for (int step : {2, 4}) save(step);
-  for (const char* name : kFiles) {
+  for (const char* name : checkpoint_files) {
     const std::string content = read_file(at_step(4) / name);
     for (size_t left : {size_t{0}, content.size() / 2, content.size() - 1}) {
       write_file(at_step(4) / name, content.substr(0, left));
@@ -246,7 +246,7 @@ TEST_F(CheckpointDamage, AFileIsCutShort) {
 
 TEST_F(CheckpointDamage, OneBitIsFlipped) {
   for (int step : {2, 4}) save(step);
-  for (const char* name : kFiles) {
+  for (const char* name : checkpoint_files) {
     const std::string content = read_file(at_step(4) / name);
     for (size_t place : {size_t{0}, content.size() / 3, content.size() - 1}) {
       std::string damaged = content;

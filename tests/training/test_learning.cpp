@@ -22,12 +22,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kData = "data/debian-bookworm";
-constexpr int kSteps = 150;
+constexpr const char* data_folder = "data/debian-bookworm";
+constexpr int training_steps = 150;
 
 // Every tenth user with the notes that these users clicked.
 void write_slice(const test::TempDir& folder) {
-  std::ifstream all_clicks(test::unpack(test::shared_path(kData) / "clicks_bd.tsv.xz", folder));
+  std::ifstream all_clicks(test::unpack(test::shared_path(data_folder) / "clicks_bd.tsv.xz", folder));
   std::ofstream clicks(folder / "clicks.tsv");
   std::set<std::string> clicked;
   int64_t number = 0;
@@ -37,7 +37,7 @@ void write_slice(const test::TempDir& folder) {
     std::istringstream ids(line.substr(line.find('\t')));
     for (std::string id; ids >> id;) clicked.insert(id);
   }
-  std::ifstream all_notes(test::unpack(test::shared_path(kData) / "notes.jsonl.xz", folder));
+  std::ifstream all_notes(test::unpack(test::shared_path(data_folder) / "notes.jsonl.xz", folder));
   std::ofstream notes(folder / "slice.jsonl");
   for (std::string line; std::getline(all_notes, line);)
     if (clicked.contains(nlohmann::json::parse(line).at("id").dump())) notes << line << "\n";
@@ -71,9 +71,9 @@ RunConfig config_in(const test::TempDir& folder) {
   c.optimizer.beta2 = 0.98;
   c.optimizer.warmup_steps = 10;
   c.train.run = folder / "run";
-  c.train.steps = kSteps;
+  c.train.steps = training_steps;
   c.train.pairs_per_step = 128;
-  c.train.checkpoint_every = kSteps;
+  c.train.checkpoint_every = training_steps;
   return c;
 }
 
@@ -98,13 +98,13 @@ double final_mean(const RunConfig& c, const char* key) {
   double sum = 0;
   for (std::string line; std::getline(lines, line);) {
     const auto json = nlohmann::json::parse(line);
-    if (json.at("step").get<int>() > kSteps - 10) sum += json.at(key).get<double>();
+    if (json.at("step").get<int>() > training_steps - 10) sum += json.at(key).get<double>();
   }
   return sum / 10;
 }
 
 TEST(Learning, BeatsPopularityOnUnseenUsers) {
-  NOTELLM_NEEDS_SHARED(kData);
+  NOTELLM_NEEDS_SHARED(data_folder);
   spdlog::set_level(spdlog::level::warn);
   const test::TempDir folder;
   write_slice(folder);

@@ -226,6 +226,19 @@ TEST(TensorBoard, TheTestsChecksumIsCrc32c) {
   EXPECT_EQ(crc32c("123456789"), 0xe3069283u);
 }  // the published check value
 
+// TensorBoard drops what older files say of the steps from the one in a session's start on.
+TEST(TensorBoard, AResumedRunSaysFromWhichStepOn) {
+  const test::TempDir run;
+  const Metrics metrics(run.path(), 300, 400, 1000);
+  const std::string file = read_file(event_file(run.path()));
+  const auto records = records_of(file);
+  ASSERT_EQ(records.size(), 2u);
+  const auto event = fields_of(records[1]);
+  EXPECT_EQ(event.find(2)->second.number, 301u);
+  const auto session = fields_of(event.find(7)->second.bytes);
+  EXPECT_EQ(session.find(1)->second.number, 1u);
+}
+
 TEST(TensorBoard, RecordsAndFields) {
   const test::TempDir run;
   Metrics metrics(run.path(), 0, 400, 1000);

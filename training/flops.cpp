@@ -1,4 +1,4 @@
-#include "launch/flops.h"
+#include "training/flops.h"
 
 #include <vector>
 

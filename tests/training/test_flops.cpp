@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "launch/flops.h"
+#include "training/flops.h"
 
 namespace notellm {
 namespace {

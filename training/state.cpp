@@ -1,0 +1,19 @@
+#include "training/state.h"
+
+namespace notellm {
+
+TrainingState::TrainingState(const RunConfig& config, const PromptTokens& prompt)
+    : layout(config.model, padded_vocabulary(prompt.vocabulary)),
+      optimizer(config.optimizer, layout, config.compute()),
+      gradient_memory(layout.size() * size_of(DType::f32)),
+      weights(layout, config.model, optimizer.compute_weights()),
+      gradients(layout, config.model, gradient_memory.tensor(DType::f32, {layout.size()})) {}
+
+void TrainingState::start_anew(const RunConfig& config, const PromptTokens& prompt) {
+  initialize(layout, config.model, config.seed, prompt.vocabulary, prompt.emb, optimizer.weights());
+  optimizer.refresh_compute_weights();
+}
+
+float TrainingState::tau() const { return *layout.at("note_head.tau").view(optimizer.weights()).as<float>(); }
+
+}  // namespace notellm
