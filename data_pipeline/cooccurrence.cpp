@@ -235,7 +235,6 @@ void CooccurrenceConfig::fields(Fields& f) {
   f.add("lower", "pairs with a smaller score are dropped", lower, at_least(0));
   f.add("upper", "pairs with a larger score are dropped", upper, at_least(0));
   f.add("top", "pairs kept of each note", top, at_least(1));
-  f.add("test_top", "the same of the test pairs; 0: as top", test_top, at_least(0));
 }
 
 CooccurrenceStats cooccurrence(Communicator& ranks, const ClickLists& lists, Split split,

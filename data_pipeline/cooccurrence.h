@@ -31,7 +31,6 @@ struct CooccurrenceConfig {
   double lower = 0.01;
   double upper = 30;
   int top = 10;
-  int test_top = 0;  // of the test pairs; 0: as `top`. Other training pairs then leave the question as it is.
 
   void fields(Fields& f);
 };

@@ -233,10 +233,8 @@ class Run {
   int64_t spool_pairs(const ClickLists& lists, Split split, const char* name, int64_t memory,
                       CooccurrenceStats& stats) {
     PairSpool spool(partial_, name, ranks_.rank());
-    CooccurrenceConfig config = config_.cooccurrence;
-    if (split == Split::heldout && config.test_top > 0) config.top = config.test_top;
-    stats =
-        cooccurrence(ranks_, lists, split, config, memory, [&](std::span<const Pair> pairs) { spool.append(pairs); });
+    stats = cooccurrence(ranks_, lists, split, config_.cooccurrence, memory,
+                         [&](std::span<const Pair> pairs) { spool.append(pairs); });
     spool.finish();
     sum({&stats.triples, &stats.scored, &stats.low, &stats.high, &stats.beyond, &stats.pairs});
     stats.seconds = ranks_.max("prepare: seconds", stats.seconds);

@@ -136,21 +136,6 @@ TEST_F(Prepare, AnyNumberOfThreadsMakesTheSameBytes) {
   expect_same_files(one, config.shards);
 }
 
-TEST_F(Prepare, TestPairsHaveATopOfTheirOwn) {
-  const auto pairs_of = [&](int top, int test_top) {
-    config.cooccurrence.top = top;
-    config.cooccurrence.test_top = test_top;
-    config.shards = (folder.path() / fmt::format("shards {} {}", top, test_top)).string();
-    run();
-    PairTable pairs = read_shards(config.shards).pairs;
-    return std::pair(pairs.train.size(), pairs.test.size());
-  };
-  const auto one = pairs_of(1, 0), three = pairs_of(3, 0), mixed = pairs_of(3, 1);
-  ASSERT_LT(one.first, three.first);
-  ASSERT_LT(one.second, three.second);
-  EXPECT_EQ(mixed, std::pair(three.first, one.second));
-}
-
 TEST_F(Prepare, ASecondRunFindsTheShardsUpToDate) {
   const PrepareReport first = run();
   const auto written = fs::last_write_time(fs::path(config.shards) / "shards.json");
