@@ -25,9 +25,9 @@ step "train on $ranks ranks, at most 10 minutes" "Training goes on from its last
   mpirun -n "$ranks" --use-hwthread-cpus --bind-to none "$notellm" train "$config" --resume auto
 step "evaluate: recall of held-out pairs, against baselines" "$again" "$notellm" evaluate "$config"
 
-step "neighbours: the notes nearest to a few texts" "$again" "$notellm" neighbors "$config" --count 5 \
-  --text "chess: play chess against the computer" --text "photo editor: retouch and organise digital photographs" \
-  --text "python library for machine learning"
+step "neighbours: the notes nearest to a few texts" "$again" "$notellm" neighbors "$config" --count 5 --pool clicked \
+  --text "libvideo: decode and encode video" --text "python3-webtest: test web applications in Python" \
+  --text "font editor"
 
 took=$((SECONDS - started))
 printf '\nDone in %d min %02d s. Settings: %s; other commands: %s --help\n' $((took / 60)) $((took % 60)) "$config" "$notellm"
