@@ -18,7 +18,7 @@ void PrepareConfig::fields(Fields& f) {
 }
 
 std::string PrepareReport::describe() const {
-  if (up_to_date) return fmt::format("shards are up to date: {} notes", format_count(set.notes));
+  if (up_to_date) return fmt::format("shards are up to date: {} notes\n", format_count(set.notes));
   std::string text = fmt::format(
       "notes   {} lines, {} notes ({} without text skipped); {} categories, {} hashtags\n"
       "        cut: {} titles, {} contents, {} notes further (prompt.max_note_tokens)\n"

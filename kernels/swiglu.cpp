@@ -30,9 +30,11 @@ void backward_row(const T* dy, const T* gate, const T* up, int64_t cols, T* d_ga
 
 }  // namespace
 
-void swiglu(Stream&, Tensor gate_up, Tensor y) {
+void swiglu(Stream& stream, Tensor gate_up, Tensor y) {
   const int64_t rows = y.rows(), cols = y.cols();
   expect("gate_up", gate_up, y.dtype, rows, 2 * cols);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::swiglu(stream, gate_up, y);
   with_float_type("y", y, [&]<class T>(T) {
     const T* from = gate_up.as<T>();
     T* to = y.as<T>();

@@ -16,4 +16,8 @@ void swiglu(Stream& stream, Tensor gate_up, Tensor y);
 //   dg = dy·u·σ(g)·(1 + g·(1 − σ(g))),   du = dy·g·σ(g)
 void swiglu_backward(Stream& stream, Tensor dy, Tensor gate_up, Tensor d_gate_up);
 
+namespace gpu {  // after the checks
+void swiglu(Stream& stream, Tensor gate_up, Tensor y);
+}
+
 }  // namespace notellm

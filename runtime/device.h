@@ -1,21 +1,49 @@
 // Where work runs and in what order.
 #pragma once
 
+#include <cstdint>
+#include <utility>
+
 #include "runtime/error.h"
 
 namespace notellm {
 
-enum class Device { cpu };
+enum class Device : uint8_t { cpu, cuda };
+
+// Whether this build has CUDA code: `if constexpr (cuda_built)` keeps everything behind it out of a build without.
+#ifdef NOTELLM_CUDA
+inline constexpr bool cuda_built = true;
+#else
+inline constexpr bool cuda_built = false;
+#endif
 
 // An ordered queue of work on one device. Every op takes its stream explicitly. On the CPU an op has finished when it
-// returns, so that a CPU stream only names the device.
+// returns, so that a CPU stream only names the device. On CUDA an op is enqueued and returns; what it reads and writes
+// is device memory of the process's GPU (runtime/gpu.h). Move-only.
 class Stream {
  public:
-  explicit Stream(Device device = Device::cpu) : device_(device) {}
+  // Throws Error(device): CUDA not built, no usable GPU.
+  explicit Stream(Device device = Device::cpu);
+  Stream(Stream&& other) noexcept { swap(other); }
+  Stream& operator=(Stream&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Stream();
+
   Device device() const { return device_; }
+  bool on_gpu() const { return device_ == Device::cuda; }
+  void* native() const { return native_; }  // the cudaStream_t
+  // Waits until everything enqueued has finished. Throws Error(device) when any of it failed.
+  void synchronize();
 
  private:
-  Device device_;
+  void swap(Stream& other) {
+    std::swap(device_, other.device_);
+    std::swap(native_, other.native_);
+  }
+  Device device_ = Device::cpu;
+  void* native_ = nullptr;
 };
 
 }  // namespace notellm

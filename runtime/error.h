@@ -17,6 +17,7 @@ enum class ErrorKind : int {
   checkpoint = 5,  // a checkpoint that is damaged or belongs to another model
   peer = 6,        // ranks that disagree, or a collective that does not end
   diverged = 7,    // training: too many steps in a row with NaN or Inf
+  device = 8,      // a GPU that is missing, too old, out of memory or failed; CUDA not built
 };
 
 class Error : public std::runtime_error {

@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "runtime/gpu.h"
+
 namespace notellm {
 namespace {
 constexpr int64_t huge_page_bytes = 2 << 20;
@@ -13,9 +15,15 @@ constexpr int64_t alignment_bytes = 64;
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 }  // namespace
 
-Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
+Buffer::Buffer(int64_t bytes, Memory memory) : bytes_(bytes), memory_(memory) {
   NOTELLM_CHECK(bytes >= 0, "buffer of {} bytes", bytes);
   if (bytes == 0) return;
+  if constexpr (cuda_built)
+    if (memory != Memory::host) {
+      data_ = gpu::allocate(bytes, memory);
+      return;
+    }
+  NOTELLM_CHECK(memory == Memory::host, "GPU memory in a build without CUDA");
   void* p = mmap(nullptr, round_up(bytes, huge_page_bytes), PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED)
@@ -25,13 +33,34 @@ Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (data_) munmap(data_, round_up(bytes_, huge_page_bytes));
+  if (!data_) return;
+  if constexpr (cuda_built)
+    if (memory_ != Memory::host) {
+      gpu::release(data_, memory_);
+      return;
+    }
+  munmap(data_, round_up(bytes_, huge_page_bytes));
 }
 
 Tensor Buffer::tensor(DType dtype, std::initializer_list<int64_t> sizes) const {
   Tensor t(data_, dtype, sizes);
   NOTELLM_CHECK(t.bytes() <= bytes_, "{} does not fit a buffer of {} bytes", describe(t), bytes_);
   return t;
+}
+
+void copy(Stream& stream, Tensor from, Tensor to) {
+  NOTELLM_CHECK(from.dtype == to.dtype && from.size() == to.size(), "copy of {} to {}", describe(from), describe(to));
+  if (from.bytes() == 0) return;
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::copy(stream, from.data, to.data, from.bytes());
+  std::memcpy(to.data, from.data, from.bytes());
+}
+
+void set_zero(Stream& stream, Tensor t) {
+  if (t.bytes() == 0) return;
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::set_zero(stream, t.data, t.bytes());
+  std::memset(t.data, 0, t.bytes());
 }
 
 Tensor Arena::allocate(DType dtype, std::initializer_list<int64_t> sizes) {

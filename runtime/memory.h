@@ -4,16 +4,23 @@
 #include <cstddef>
 #include <utility>
 
+#include "runtime/device.h"
 #include "runtime/tensor.h"
 
 namespace notellm {
 
-// Memory from the kernel's page allocator: 64-byte aligned, zero, in huge pages where the system has them, resident
-// only once touched. Move-only.
+// host: from the kernel's page allocator, 64-byte aligned, zero, in huge pages where the system has them, resident only
+// once touched. pinned: host memory that a GPU copies from and to while the host goes on; 256-byte aligned, not
+// cleared. device: the GPU's, 256-byte aligned, not cleared. Without a GPU everything is host memory (memory_of).
+enum class Memory : uint8_t { host, pinned, device };
+constexpr Memory memory_of(Device device) { return device == Device::cpu ? Memory::host : Memory::device; }
+
+// Move-only.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t bytes);
+  // Throws Error(internal): not enough host memory; Error(device): not enough memory on the GPU, with what it has.
+  explicit Buffer(int64_t bytes, Memory memory = Memory::host);
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     swap(other);
@@ -23,6 +30,7 @@ class Buffer {
 
   void* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  Memory memory() const { return memory_; }
   // A tensor over the whole buffer's beginning. Throws Error when it does not fit.
   Tensor tensor(DType dtype, std::initializer_list<int64_t> sizes) const;
 
@@ -30,16 +38,24 @@ class Buffer {
   void swap(Buffer& other) {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(memory_, other.memory_);
   }
   void* data_ = nullptr;
   int64_t bytes_ = 0;
+  Memory memory_ = Memory::host;
 };
+
+// In the order of the stream, from any memory to any: the same dtype and number of elements. On a CUDA stream a copy
+// from or to pinned memory goes on while the host does; the host leaves that memory alone until the stream has passed.
+void copy(Stream& stream, Tensor from, Tensor to);
+void set_zero(Stream& stream, Tensor t);
+
 
 // A stack of tensors in one buffer: the step's activations and workspace. Allocation is a pointer increment; memory is
 // given back by rewinding to a mark. Contents are not cleared.
 class Arena {
  public:
-  explicit Arena(int64_t capacity_bytes) : buffer_(capacity_bytes) {}
+  explicit Arena(int64_t capacity_bytes, Memory memory = Memory::host) : buffer_(capacity_bytes, memory) {}
 
   // 64-byte aligned. Throws Error (what is asked, what is held, what to lower) when the arena is full.
   Tensor allocate(DType dtype, std::initializer_list<int64_t> sizes);

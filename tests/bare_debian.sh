@@ -71,7 +71,9 @@ bootstrap() {
 furnish() {
   mount -t proc proc "$folder/proc"
   mount --rbind /sys "$folder/sys"
-  mkdir -p "$folder/dev/shm" "$folder/src"
+  mkdir -p "$folder/dev/shm" "$folder/dev/pts" "$folder/src"
+  mount -t devpts -o newinstance,ptmxmode=0666 devpts "$folder/dev/pts"
+  ln -sf pts/ptmx "$folder/dev/ptmx"
   mount -t tmpfs -o size=2g tmpfs "$folder/dev/shm"
   cp -L /etc/resolv.conf /etc/hosts "$folder/etc/"
   rm -rf "$folder/src/notellm"

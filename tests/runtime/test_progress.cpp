@@ -98,7 +98,7 @@ TEST(Progress, LogsFarApartWhereThereIsNoTerminal) {
 TEST(Progress, RewritesOneLineOfATerminal) {
   Capture capture;
   const int controller = capture.make_terminal();
-  ASSERT_GE(controller, 0);
+  if (controller < 0) GTEST_SKIP() << "no pseudo-terminal can be had here (is /dev/pts mounted?)";
   {
     Progress progress("count", 4);
     std::this_thread::sleep_for(2050ms);
