@@ -76,9 +76,8 @@ template <int head_dim>
 struct RowCopy {
   static constexpr int step = attention_threads / Tile<head_dim>::chunks;  // a multiple of 8: same permutation
   int first = threadIdx.x / Tile<head_dim>::chunks, chunk = threadIdx.x % Tile<head_dim>::chunks;
-  __device__ uint32_t to(int i) const {
-    return Tile<head_dim>::at(first, chunk) + i * step * Tile<head_dim>::row_bytes;
-  }
+  static constexpr int step_bytes = step * Tile<head_dim>::row_bytes;
+  __device__ uint32_t to() const { return Tile<head_dim>::at(first, chunk); }  // of the first; the others follow
 };
 
 // The rows of a block of queries: of a tile's queries × the heads of one kv head, in this order, the block's 64. Rows
@@ -108,67 +107,73 @@ template <int head_dim>
 struct KeyCopy {
   RowCopy<head_dim> copy;
   const char* keys;  // chunk of token 0
-  int64_t to_values, row_bytes;
-  int prefix_begin, prefix_count, own_shift, last;
+  int64_t to_values;
+  int row_bytes, prefix_begin, prefix_count, own_shift, last;
 
   __device__ KeyCopy(const AttentionArguments<bf16>& a, const QueryTile& tile, int kv_head, int last)
       : keys(reinterpret_cast<const char*>(a.kv + kv_head * head_dim + copy.chunk * 8)),
-        to_values(int64_t{2} * a.kv_heads * head_dim),
-        row_bytes(2 * to_values),
+        to_values(int64_t{a.kv_heads} * Tile<head_dim>::row_bytes),
+        row_bytes(2 * a.kv_heads * Tile<head_dim>::row_bytes),
         prefix_begin(tile.prefix_begin),
         prefix_count(tile.prefix_count),
         own_shift(tile.own_begin - tile.prefix_count),
         last(last) {}
-  __device__ void start(uint32_t to, int key0) const {
-#pragma unroll
-    for (int i = 0; i < tile_size / copy.step; ++i) {
-      const int key = min(key0 + copy.first + i * copy.step, last);
-      const char* from = keys + (key + (key < prefix_count ? prefix_begin : own_shift)) * row_bytes;
-      copy_async(to + copy.to(i), from);
-      copy_async(to + Tile<head_dim>::bytes + copy.to(i), from + to_values);
-    }
+  __device__ void start(uint32_t tile, int key0) const {
+    const uint32_t to = tile + copy.to();
+    const int first = key0 + copy.first;
+    unrolled<tile_size / RowCopy<head_dim>::step>([&](auto index) {
+      constexpr int i = decltype(index)::value, offset = i * RowCopy<head_dim>::step_bytes;
+      const int key = min(first + i * copy.step, last), token = key + (key < prefix_count ? prefix_begin : own_shift);
+      const char* from = keys + int64_t{token} * row_bytes;
+      copy_async<offset>(to, from);
+      copy_async<offset + Tile<head_dim>::bytes>(to, from + to_values);
+    });
     commit_copies();
   }
 };
 
 // Copies the block's rows of q, o …, which has rows of head_dim.
 template <int head_dim>
-__device__ void copy_rows(uint32_t to, const bf16* from, const BlockRows& rows) {
+__device__ void copy_rows(uint32_t tile, const bf16* from, const BlockRows& rows) {
   const RowCopy<head_dim> copy;
-#pragma unroll
-  for (int i = 0; i < tile_size / copy.step; ++i)
-    copy_async(to + copy.to(i), from + rows.ids[copy.first + i * copy.step] * int64_t{head_dim} + copy.chunk * 8);
+  unrolled<tile_size / RowCopy<head_dim>::step>([&](auto index) {
+    constexpr int i = decltype(index)::value;
+    copy_async<i * RowCopy<head_dim>::step_bytes>(
+        tile + copy.to(), from + rows.ids[copy.first + i * copy.step] * int64_t{head_dim} + copy.chunk * 8);
+  });
 }
 
-// s = a · bᵀ: a [16, head_dim] in registers, b the first 8·n rows of a tile; `rows_b` is the tile + lane_b.
-template <int head_dim, int n>
-__device__ void multiply_transposed(const FragmentA (&a)[head_dim / 16], uint32_t rows_b, FragmentC (&s)[n]) {
+// s = a · bᵀ: a [16, head_dim], of which a(step) gives 16 columns, b the first 8·n rows of a tile; `rows_b` is the
+// tile + lane_b.
+template <int head_dim, int n, class A>
+__device__ __forceinline__ void multiply_transposed(const A& a, uint32_t rows_b, FragmentC (&s)[n]) {
 #pragma unroll
   for (int i = 0; i < n; ++i) s[i] = {};
 #pragma unroll
   for (int step = 0; step < Tile<head_dim>::steps; ++step) {
     const uint32_t address = rows_b ^ (step << 5);
-#pragma unroll
-    for (int i = 0; i < n; i += 2) {
-      const auto b = load_matrices<FragmentB2>(address + i * 8 * Tile<head_dim>::row_bytes);
-      s[i] = mma(a[step], b.x0, b.x1, s[i]);
-      s[i + 1] = mma(a[step], b.x2, b.x3, s[i + 1]);
-    }
+    const FragmentA a_step = a(step);
+    unrolled<n / 2>([&](auto index) {
+      constexpr int i = decltype(index)::value;
+      const auto b = load_matrices<FragmentB2, i * 16 * Tile<head_dim>::row_bytes>(address);
+      s[2 * i] = mma(a_step, b.x0, b.x1, s[2 * i]);
+      s[2 * i + 1] = mma(a_step, b.x2, b.x3, s[2 * i + 1]);
+    });
   }
 }
 
 // sum += p · b: p [16, 16·k] as A, b the first 16·k rows of a tile; `rows_b` is the tile + lane_a.
 template <int head_dim, int k>
-__device__ void multiply_add(const FragmentA (&p)[k], uint32_t rows_b, FragmentC (&sum)[head_dim / 8]) {
+__device__ __forceinline__ void multiply_add(const FragmentA (&p)[k], uint32_t rows_b, FragmentC (&sum)[head_dim / 8]) {
 #pragma unroll
   for (int step = 0; step < Tile<head_dim>::steps; ++step) {
     const uint32_t address = rows_b ^ (step << 5);
-#pragma unroll
-    for (int i = 0; i < k; ++i) {
-      const auto b = load_matrices_transposed<FragmentB2>(address + i * 16 * Tile<head_dim>::row_bytes);
+    unrolled<k>([&](auto index) {
+      constexpr int i = decltype(index)::value;
+      const auto b = load_matrices_transposed<FragmentB2, i * 16 * Tile<head_dim>::row_bytes>(address);
       sum[2 * step] = mma(p[i], b.x0, b.x1, sum[2 * step]);
       sum[2 * step + 1] = mma(p[i], b.x2, b.x3, sum[2 * step + 1]);
-    }
+    });
   }
 }
 

@@ -14,39 +14,47 @@ struct Shared {
   static constexpr int bytes = rows + sizeof(BlockRows);
 };
 
-// A lane's two rows, g and g + 8 of the warp's. In powers of 2: `top` is the largest score · scale · log2 e.
+// A lane's two rows, g and g + 8 of the warp's. `top` is what has been taken from score · scale · log2 e; what was
+// summed is the powers of 2 of the rest.
 struct Softmax {
-  float max[2] = {-INFINITY, -INFINITY}, top[2] = {-INFINITY, -INFINITY};
+  float top[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0, 0};  // the lane's own columns
 };
 
-// s := exp(s·scale − top) with the rows' new maximum; what was summed before is worth `fade` of itself.
-__device__ inline void softmax_tile(FragmentC (&s)[8], float scale_log2, Softmax& state, float (&fade)[2]) {
+// Raises `top` to the largest score so far, where some row of the warp has scores so far above it that its sums would
+// grow too large; mostly none has, and nothing is done.
+template <int head_dim>
+__device__ __forceinline__ void raise_top(const FragmentC (&s)[8], float scale_log2, Softmax& state,
+                                          FragmentC (&o)[head_dim / 8]) {
+  constexpr float room = 8;  // sums of powers up to 2^8: nothing is lost in f32, nor in P as bf16
+  float max[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    float max = state.max[r];
+    max[r] = fmaxf(s[0].x[2 * r], s[0].x[2 * r + 1]);
 #pragma unroll
-    for (int n = 0; n < 8; ++n) max = fmaxf(max, fmaxf(s[n].x[2 * r], s[n].x[2 * r + 1]));
-    max = fmaxf(max, __shfl_xor_sync(all_lanes, max, 1));
-    max = fmaxf(max, __shfl_xor_sync(all_lanes, max, 2));
-    const float top = max * scale_log2;
-    fade[r] = exp2_approx(state.top[r] - top);
-    state.max[r] = max;
-    state.top[r] = top;
-    float sum = state.sum[r] * fade[r];
-#pragma unroll
-    for (int n = 0; n < 8; ++n)
-#pragma unroll
-      for (int e = 2 * r; e < 2 * r + 2; ++e) {
-        s[n].x[e] = exp2_approx(fmaf(s[n].x[e], scale_log2, -top));
-        sum += s[n].x[e];
-      }
-    state.sum[r] = sum;
+    for (int n = 1; n < 8; ++n) max[r] = fmaxf(fmaxf(max[r], s[n].x[2 * r]), s[n].x[2 * r + 1]);
+    max[r] *= scale_log2;
   }
+  if (!__any_sync(all_lanes, max[0] > state.top[0] + room || max[1] > state.top[1] + room)) return;
+  float fade[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    max[r] = fmaxf(max[r], __shfl_xor_sync(all_lanes, max[r], 1));
+    max[r] = fmaxf(max[r], __shfl_xor_sync(all_lanes, max[r], 2));
+    const float top = fmaxf(state.top[r], max[r]);
+    fade[r] = exp2_approx(state.top[r] - top);
+    state.top[r] = top;
+    state.sum[r] *= fade[r];
+  }
+#pragma unroll
+  for (int n = 0; n < head_dim / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) o[n].x[e] *= fade[e / 2];
 }
 
 template <int head_dim>
-__global__ void __launch_bounds__(attention_threads) attention_forward_kernel(const AttentionArguments<bf16> a) {
+__global__ void __launch_bounds__(attention_threads, head_dim == 64 ? 3 : 2)
+    attention_forward_kernel(const AttentionArguments<bf16> a) {
   extern __shared__ __align__(128) char shared[];
   BlockRows& rows = *reinterpret_cast<BlockRows*>(shared + Shared<head_dim>::rows);
   const QueryTile tile = a.query_tiles[blockIdx.x / a.heads];
@@ -67,9 +75,9 @@ __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(co
   FragmentA q[Tile<head_dim>::steps];
 #pragma unroll
   for (int step = 0; step < Tile<head_dim>::steps; ++step)
-    q[step] = load_matrices<FragmentA>((base + Shared<head_dim>::stage + warp * 16 * Tile<head_dim>::row_bytes +
-                                        Tile<head_dim>::lane_a(lane)) ^
-                                       (step << 5));
+    q[step] = load_matrices<FragmentA>(
+        (base + Shared<head_dim>::stage + warp * 16 * Tile<head_dim>::row_bytes + Tile<head_dim>::lane_a(lane)) ^
+        (step << 5));
 
   FragmentC o[head_dim / 8] = {};
   Softmax state;
@@ -85,22 +93,23 @@ __global__ void __launch_bounds__(attention_threads) attention_forward_kernel(co
     if (i + 1 < tiles) copy.start(base + (i + 1) % 2 * Shared<head_dim>::stage, key0 + tile_size);
     if (key0 >= most) continue;
     FragmentC s[8];
-    multiply_transposed<head_dim>(q, stage + Tile<head_dim>::lane_b(lane), s);
+    multiply_transposed<head_dim>([&](int step) { return q[step]; }, stage + Tile<head_dim>::lane_b(lane), s);
     if (key0 + tile_size > least) {
+      const int first = key0 + lane % 4 * 2, seen[2] = {visible[0] - first, visible[1] - first};
 #pragma unroll
       for (int n = 0; n < 8; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          if (key0 + n * 8 + lane % 4 * 2 + e % 2 >= visible[e / 2]) s[n].x[e] = -INFINITY;
+          if (n * 8 + e % 2 >= seen[e / 2]) s[n].x[e] = -INFINITY;
     }
-    float fade[2];
-    softmax_tile(s, scale_log2, state, fade);
-    if (__any_sync(all_lanes, fade[0] != 1.0f || fade[1] != 1.0f)) {
+    raise_top<head_dim>(s, scale_log2, state, o);
 #pragma unroll
-      for (int n = 0; n < head_dim / 8; ++n)
+    for (int n = 0; n < 8; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) o[n].x[e] *= fade[e / 2];
-    }
+      for (int e = 0; e < 4; ++e) {
+        s[n].x[e] = exp2_approx(fmaf(s[n].x[e], scale_log2, -state.top[e / 2]));
+        state.sum[e / 2] += s[n].x[e];
+      }
     const FragmentA p[4] = {as_a(s[0], s[1]), as_a(s[2], s[3]), as_a(s[4], s[5]), as_a(s[6], s[7])};
     multiply_add<head_dim>(p, stage + Tile<head_dim>::bytes + Tile<head_dim>::lane_a(lane), o);
   }

@@ -4,8 +4,18 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 namespace notellm::gpu {
+
+// f(0), f(1) … f(n − 1), where the argument is a type's `value`: what is done with it is known to the compiler, so that
+// it can stand in an instruction as an offset.
+template <int n, class F>
+__device__ __forceinline__ void unrolled(F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) { (f(std::integral_constant<int, i>{}), ...); }
+  (std::make_integer_sequence<int, n>{});
+}
 
 // A [16 × 16]: x0 = A[g][2t, 2t+1], x1 = A[g+8][2t, 2t+1], x2 = A[g][2t+8, 2t+9], x3 = A[g+8][2t+8, 2t+9].
 struct FragmentA {
@@ -34,23 +44,23 @@ __device__ inline FragmentC mma(const FragmentA& a, uint32_t b0, uint32_t b1, co
 // Address in the shared window, as ldmatrix and cp.async want it.
 __device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-// Four 8 × 8 matrices, whose rows are 16 bytes: lane i gives the address of row i % 8 of matrix i / 8; register j of a
-// lane then holds M_j[g][2t, 2t+1], and transposed M_j[2t, 2t+1][g].
-template <class Fragment>
+// Four 8 × 8 matrices, whose rows are 16 bytes: lane i gives the address (without `offset`, a constant) of row i % 8 of
+// matrix i / 8; register j of a lane then holds M_j[g][2t, 2t+1], and transposed M_j[2t, 2t+1][g].
+template <class Fragment, int offset = 0>
 __device__ inline Fragment load_matrices(uint32_t address) {
   Fragment f;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
                : "=r"(f.x0), "=r"(f.x1), "=r"(f.x2), "=r"(f.x3)
-               : "r"(address)
+               : "r"(address), "n"(offset)
                : "memory");
   return f;
 }
-template <class Fragment>
+template <class Fragment, int offset = 0>
 __device__ inline Fragment load_matrices_transposed(uint32_t address) {
   Fragment f;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
                : "=r"(f.x0), "=r"(f.x1), "=r"(f.x2), "=r"(f.x3)
-               : "r"(address)
+               : "r"(address), "n"(offset)
                : "memory");
   return f;
 }
@@ -70,9 +80,11 @@ __device__ inline float exp2_approx(float x) {
 
 // 16 bytes from global to shared memory, past L1; both addresses are multiples of 16. They are there after the wait of
 // the thread that asked, and for other threads after a barrier behind that.
+template <int offset = 0>
 __device__ inline void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0+%2], [%1], 16;" ::"r"(to), "l"(from), "n"(offset) : "memory");
 }
+// The same with 4 bytes.
 __device__ inline void copy_async_4(uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
 }
