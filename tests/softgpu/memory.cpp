@@ -188,6 +188,10 @@ bool access_write(uint64_t address, size_t bytes, WorkId work, const Place& plac
   return true;
 }
 
+void mark_written(uint64_t address, size_t bytes) {
+  if (bytes) std::fill_n(shadow::written + shadow::index(address), granules(address, bytes), Toucher{1});
+}
+
 bool access_copy(uint64_t from, uint64_t to, size_t bytes, WorkId work, const Place& place) {
   if (bytes == 0) return true;
   if (!in_bounds(from, bytes, place) || !in_bounds(to, bytes, place)) return false;
