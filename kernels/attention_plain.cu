@@ -27,6 +27,13 @@ int shared_bytes(int count, int head_dim) {
   return attention_warps * (count * head_dim + 3 * warp_size) * static_cast<int>(sizeof(float));
 }
 
+// exp(x) to some 2^-22 of itself, also far from 0: what the product with log2 e loses is put back. 0 for −inf.
+__device__ float exponential(float x) {
+  if (x < -200) x = -200;
+  const float power = x * log2_e, lost = fmaf(x, log2_e, -power);
+  return exp2_approx(power) * fmaf(lost, ln_2, 1.0f);
+}
+
 template <class T>
 __device__ float dot(const float* x, const T* y, int n) {
   float sum = 0;
@@ -79,7 +86,7 @@ __global__ void __launch_bounds__(attention_threads, 8) attention_plain_kernel(c
       const int64_t token = key_token(tile, min(key0 + lane, visible - 1));
       __syncwarp();
       const float score = key0 + lane < visible ? dot(q, keys + token * a.kv_width(), n) : -INFINITY;
-      const float new_max = fmaxf(max, warp_max(score)), fade = expf(max - new_max), p = expf(score - new_max);
+      const float new_max = fmaxf(max, warp_max(score)), fade = exponential(max - new_max), p = exponential(score - new_max);
       max = new_max;
       sum = sum * fade + warp_sum(p);
       memory.first[lane] = p;
@@ -116,7 +123,7 @@ __global__ void __launch_bounds__(attention_threads, 8) attention_plain_dq_kerne
       for (int key0 = 0; key0 < visible; key0 += warp_size) {
         const int64_t token = key_token(tile, min(key0 + lane, visible - 1)), at = token * a.kv_width();
         __syncwarp();
-        memory.first[lane] = expf(dot(q, keys + at, n) - lse) * (dot(d_o, values + at, n) - d);
+        memory.first[lane] = exponential(dot(q, keys + at, n) - lse) * (dot(d_o, values + at, n) - d);
         memory.rows[lane] = static_cast<int>(token);
         __syncwarp();
         add_rows(dq, n, 1.0f, memory.first, min(warp_size, visible - key0),
@@ -149,7 +156,7 @@ __global__ void __launch_bounds__(attention_threads, 8) attention_plain_dkv_kern
       const int id = query * a.heads + kv_head * a.group + row % a.group;
       const bool seen = position >= item.masked || key <= a.query_tokens[query];
       __syncwarp();
-      const float p = seen ? expf(dot(k, a.q + int64_t{id} * n, n) - a.lse[id]) : 0.0f;
+      const float p = seen ? exponential(dot(k, a.q + int64_t{id} * n, n) - a.lse[id]) : 0.0f;
       memory.first[lane] = p;
       memory.second[lane] = seen ? p * (dot(v, a.d_o + int64_t{id} * n, n) - a.d[id]) : 0.0f;
       memory.rows[lane] = id;

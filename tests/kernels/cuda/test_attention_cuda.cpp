@@ -118,7 +118,7 @@ void compare_f32(const Layout& layout, const Heads& h) {
   EXPECT_LE(max_error(run.dkv.download(), expected.dkv), tolerance.dkv);
 }
 
-// bf16 may err twice as much as a plain loop of the same precision.
+// bf16 may err twice as much as a plain loop of the same precision; and, where that happens to err little, as f32 may.
 void compare_bf16(const Layout& layout, const Heads& h) {
   SCOPED_TRACE(fmt::format("bf16, {} heads, {} kv heads, head_dim {}", h.heads, h.kv_heads, h.head_dim));
   Reference<double> expected = random_reference<bf16>(layout, h, 11);
@@ -128,10 +128,11 @@ void compare_bf16(const Layout& layout, const Heads& h) {
       h.head_dim == 64 || h.head_dim == 128 ? plain_bf16_loop(expected) : plain_loop<bf16>(expected);
   GpuOp<bf16> run(expected);
   run.forward().backward();
-  EXPECT_LE(max_error(run.lse.download(), expected.lse), Tolerance(expected).lse);
-  EXPECT_LE(max_error(run.o.download(), expected.o), 2 * max_error(plain.o, expected.o));
-  EXPECT_LE(max_error(run.dq.download(), expected.dq), 2 * max_error(plain.dq, expected.dq));
-  EXPECT_LE(max_error(run.dkv.download(), expected.dkv), 2 * max_error(plain.dkv, expected.dkv));
+  const Tolerance f32(expected);
+  EXPECT_LE(max_error(run.lse.download(), expected.lse), f32.lse);
+  EXPECT_LE(max_error(run.o.download(), expected.o), 2 * max_error(plain.o, expected.o) + f32.o);
+  EXPECT_LE(max_error(run.dq.download(), expected.dq), 2 * max_error(plain.dq, expected.dq) + f32.dq);
+  EXPECT_LE(max_error(run.dkv.download(), expected.dkv), 2 * max_error(plain.dkv, expected.dkv) + f32.dkv);
 }
 
 TEST(AttentionCuda, LengthsAroundTiles) {
@@ -175,9 +176,11 @@ TEST(AttentionCuda, PrefixesOfManySegments) {
 }
 
 TEST(AttentionCuda, PlainKernels) {
-  for (const Heads& h : {Heads{2, 2, 8}, {3, 1, 32}, {2, 1, 80}, {2, 1, 5}}) compare_f32(ragged(), h);
-  for (const Heads& h : {Heads{2, 2, 8}, {4, 2, 32}, {1, 1, 80}}) compare_bf16(ragged(), h);
-  compare_f32(Layout().add(65, 65), {1, 1, 1000});
+  for (const Heads& h : {Heads{2, 1, 8}, {3, 1, 5}, {1, 1, 32}}) compare_f32(ragged(), h);
+  for (const Heads& h : {Heads{2, 2, 8}, {2, 1, 32}}) compare_bf16(ragged(), h);
+  const Layout short_ones = Layout().add(9, 9).add(40, 40, 0, 9).add(30, 2, 0, 9);
+  for (int head_dim : {64, 80, 1000}) compare_f32(short_ones, {2, 1, head_dim});
+  compare_bf16(short_ones, {4, 2, 80});
 }
 
 TEST(AttentionCuda, EmptyBatches) {
