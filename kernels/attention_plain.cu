@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(attention_threads, 8) attention_plain_kernel(c
       const int64_t token = key_token(tile, min(key0 + lane, visible - 1));
       __syncwarp();
       const float score = key0 + lane < visible ? dot(q, keys + token * a.kv_width(), n) : -INFINITY;
-      const float new_max = fmaxf(max, warp_max(score)), fade = exponential(max - new_max), p = exponential(score - new_max);
+      const float new_max = fmaxf(max, warp_max(score)), fade = exponential(max - new_max),
+                  p = exponential(score - new_max);
       max = new_max;
       sum = sum * fade + warp_sum(p);
       memory.first[lane] = p;
