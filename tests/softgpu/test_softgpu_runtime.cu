@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <vector>
 
 #include "tests/support/softgpu.h"
@@ -381,6 +382,7 @@ int child(const std::string& name) {
     std::printf("%s\n", cudaGetErrorName(cudaGetLastError()));
   }
   if (name == "leak") return 0;
+  if (name == "host") x[3] = 1;
   cudaStream_t stream = nullptr;
   if (name == "streams") cudaStreamCreate(&stream);
   cudaFree(x);
@@ -400,6 +402,26 @@ TEST(SoftgpuProcess, EndsWith99AfterFindings) {
   EXPECT_EQ(run_child("OMPI_COMM_WORLD_RANK=3", "leak", output), 99);
   EXPECT_NE(output.find("softgpu: [rank 3] leak"), std::string::npos) << output;
   EXPECT_EQ(run_child("A=1", "gives_up", output), 3) << output;
+}
+
+TEST(SoftgpuProcess, FindsTheHostInDeviceMemory) {
+  std::string output;
+  EXPECT_EQ(run_child("A=1", "host", output), 99);
+  EXPECT_NE(output.find("the host touches byte 12 of device memory"), std::string::npos) << output;
+}
+
+// A table and a JSON file of what the kernels did.
+TEST(SoftgpuProcess, WritesAReport) {
+  const std::string path = testing::TempDir() + "softgpu_report_" + std::to_string(getpid());
+  std::string output;
+  EXPECT_EQ(run_child("SOFTGPU_REPORT=" + path, "image", output), 0) << output;
+  for (const char* end : {"", ".json"}) {
+    std::ifstream file(path + end);
+    const std::string text(std::istreambuf_iterator<char>(file), {});
+    EXPECT_NE(text.find("scale"), std::string::npos) << text;
+    EXPECT_NE(text.find("4000"), std::string::npos) << text;  // bytes read
+    std::remove((path + end).c_str());
+  }
 }
 
 TEST(SoftgpuProcess, OtherMachines) {
