@@ -160,8 +160,7 @@ void queue_upload(const void* from, void* to, size_t bytes, void* stream) {
   }
   // As a GPU's driver does: staged before the call returns.
   auto staged = std::make_shared<std::vector<std::byte>>(source, source + bytes);
-  enqueue(stream, "copy from the host",
-          [=](WorkId work) { write_device(staged->data(), to, bytes, work); });
+  enqueue(stream, "copy from the host", [=](WorkId work) { write_device(staged->data(), to, bytes, work); });
 }
 
 void queue_download(const void* from, void* to, size_t bytes, void* stream) {
@@ -231,7 +230,8 @@ cudaError_t allocate_pinned(void** data, size_t bytes) {
   if (const cudaError_t error = ready()) return result(error);
   *data = nullptr;
   if (bytes == 0) return cudaSuccess;
-  void* memory = std::aligned_alloc(pinned_alignment, (bytes + pinned_alignment - 1) / pinned_alignment * pinned_alignment);
+  void* memory =
+      std::aligned_alloc(pinned_alignment, (bytes + pinned_alignment - 1) / pinned_alignment * pinned_alignment);
   if (!memory) return result(cudaErrorMemoryAllocation);
   std::memset(memory, poison, bytes);  // nobody may count on zeros
   Pinned& all = pinned();
@@ -350,7 +350,9 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   return queue_fill("cudaMemsetAsync", to, value, bytes, stream);
 }
-cudaError_t cudaMemset(void* to, int value, size_t bytes) { return queue_fill("cudaMemset", to, value, bytes, nullptr); }
+cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  return queue_fill("cudaMemset", to, value, bytes, nullptr);
+}
 
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, size_t bytes, size_t offset, cudaMemcpyKind kind) {
   const cudaError_t status = copy_symbol("cudaMemcpyToSymbol", symbol, bytes, offset, from, nullptr, kind, nullptr);

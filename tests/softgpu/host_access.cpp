@@ -1,7 +1,8 @@
 // Host code that dereferences a device address: a segmentation fault, told as what it is.
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdlib>
-#include <unistd.h>
 
 #include "tests/softgpu/memory.h"
 

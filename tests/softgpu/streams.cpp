@@ -63,8 +63,8 @@ struct Order {
   std::mutex mutex;                // of everything here
   std::recursive_mutex execution;  // held while works run, taken before `mutex`
   Works works;
-  std::vector<std::unique_ptr<Stream>> streams;       // by index, also those destroyed; 0: the default stream
-  std::unordered_map<void*, uint32_t> live;           // handle → index
+  std::vector<std::unique_ptr<Stream>> streams;  // by index, also those destroyed; 0: the default stream
+  std::unordered_map<void*, uint32_t> live;      // handle → index
   std::unordered_map<void*, std::unique_ptr<Event>> events;
   std::set<std::string> names;
   ClockPtr host;
@@ -150,8 +150,10 @@ void synchronize(Order& all, Lock& lock, Stream& stream) {
 
 WorkId add(Order& all, Stream& stream, const char* name, std::function<void(WorkId)> run) {
   advance(all, stream);
-  const WorkId id = all.works.add(
-      {.stream = stream.index, .place = ++stream.last, .name = all.names.insert(name).first->c_str(), .before = stream.clock});
+  const WorkId id = all.works.add({.stream = stream.index,
+                                   .place = ++stream.last,
+                                   .name = all.names.insert(name).first->c_str(),
+                                   .before = stream.clock});
   stream.queue.push_back({id, std::move(run)});
   return id;
 }
@@ -211,7 +213,8 @@ bool happens_before(WorkId earlier, WorkId later) {
 
 std::string describe_work(WorkId work) {
   const WorkInfo& info = order().works[work];
-  return std::string(info.name) + (info.stream == 0 ? " on the default stream" : " on stream " + std::to_string(info.stream));
+  return std::string(info.name) +
+         (info.stream == 0 ? " on the default stream" : " on stream " + std::to_string(info.stream));
 }
 
 void* create_stream(bool blocking) {

@@ -281,6 +281,9 @@ TEST_F(SoftgpuRuntime, FindsAnUncheckedLaunch) {
   scale<<<1, 2000, 0, a_>>>(x_, n);
   launch_scale(x_, a_);
   expect_finding("unchecked_launch in scale");
+  scale<<<1, 2000, 0, a_>>>(x_, n);
+  cudaStreamQuery(a_);
+  expect_finding("unchecked_launch in scale");
   EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidConfiguration);
 }
 
