@@ -98,11 +98,6 @@ class PinnedUse {
 
 bool on_device(const void* address) { return is_device_address(reinterpret_cast<uint64_t>(address)); }
 
-enum class Side { device, pinned, pageable };
-Side side_of(const void* address) {
-  return on_device(address) ? Side::device : is_pinned(address) ? Side::pinned : Side::pageable;
-}
-
 // Whether a range lies in one allocation, where an allocation is known for its beginning.
 bool fits(const void* address, size_t bytes) {
   if (on_device(address)) {
@@ -373,12 +368,14 @@ cudaError_t cudaGetSymbolAddress(void** data, const void* symbol) {
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* address) {
   if (const cudaError_t error = ready()) return result(error);
   *attributes = {};
-  const Side side = side_of(address);
-  attributes->type = side == Side::device   ? cudaMemoryTypeDevice
-                     : side == Side::pinned ? cudaMemoryTypeHost
-                                            : cudaMemoryTypeUnregistered;
-  if (side == Side::device) attributes->devicePointer = const_cast<void*>(address);
-  if (side == Side::pinned) attributes->hostPointer = const_cast<void*>(address);
+  attributes->type = cudaMemoryTypeUnregistered;
+  if (on_device(address)) {
+    attributes->type = cudaMemoryTypeDevice;
+    attributes->devicePointer = const_cast<void*>(address);
+  } else if (is_pinned(address)) {
+    attributes->type = cudaMemoryTypeHost;
+    attributes->hostPointer = const_cast<void*>(address);
+  }
   return cudaSuccess;
 }
 

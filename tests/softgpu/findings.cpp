@@ -37,7 +37,9 @@ std::string rank_prefix() {
 }
 
 std::string triple(const int64_t (&x)[3]) {
-  return "(" + std::to_string(x[0]) + ", " + std::to_string(x[1]) + ", " + std::to_string(x[2]) + ")";
+  std::string text(1, '(');  // one piece after the other: gcc 12 warns of overlaps in "(" + …
+  text.append(std::to_string(x[0])).append(", ").append(std::to_string(x[1])).append(", ");
+  return text.append(std::to_string(x[2])).append(")");
 }
 
 std::string text_of(FindingKind kind, const Place& place, const std::string& text) {

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <thread>
 #include <vector>
 
 #include "tests/support/softgpu.h"
@@ -190,6 +191,29 @@ TEST_F(SoftgpuRuntime, ElapsedTime) {
   EXPECT_GE(milliseconds, 0);
   CUDA(cudaEventDestroy(from));
   CUDA(cudaEventDestroy(to));
+}
+
+TEST_F(SoftgpuRuntime, HostThreadsHaveTheirOwnStreams) {
+  const auto work = [](cudaStream_t stream) {
+    float *x, *pinned;
+    ASSERT_EQ(cudaMalloc(&x, bytes), cudaSuccess);
+    ASSERT_EQ(cudaMallocHost(&pinned, bytes), cudaSuccess);
+    std::memset(pinned, 0, bytes);
+    for (int i = 0; i < 200; ++i) {
+      pinned[7] = static_cast<float>(i);
+      ASSERT_EQ(cudaMemcpyAsync(x, pinned, bytes, cudaMemcpyDefault, stream), cudaSuccess);
+      launch_scale(x, stream);
+      ASSERT_EQ(cudaGetLastError(), cudaSuccess);
+      ASSERT_EQ(cudaMemcpyAsync(pinned, x, bytes, cudaMemcpyDefault, stream), cudaSuccess);
+      ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+      ASSERT_EQ(pinned[7], 2.0f * static_cast<float>(i));
+    }
+    ASSERT_EQ(cudaFree(x), cudaSuccess);
+    ASSERT_EQ(cudaFreeHost(pinned), cudaSuccess);
+  };
+  std::thread other(work, b_);
+  work(a_);
+  other.join();
 }
 
 // Pinned memory that the host touches before it has waited.
