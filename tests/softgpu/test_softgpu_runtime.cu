@@ -124,6 +124,19 @@ TEST_F(SoftgpuRuntime, EventsOrderStreams) {
   CUDA(cudaGetLastError());
 }
 
+TEST_F(SoftgpuRuntime, EventsPassOnWhatTheirStreamWaitsFor) {
+  upload();
+  CUDA(cudaMemcpyAsync(pinned_, x_, bytes, cudaMemcpyDefault, a_));
+  CUDA(cudaEventRecord(event_, a_));
+  CUDA(cudaStreamWaitEvent(b_, event_, 0));
+  CUDA(cudaEventRecord(event_, b_));  // no work of its own there
+  EXPECT_EQ(cudaEventQuery(event_), cudaErrorNotReady);
+  CUDA(cudaEventSynchronize(event_));
+  EXPECT_EQ(pinned_[5], 5);
+  launch_scale(x_, b_);
+  CUDA(cudaGetLastError());
+}
+
 TEST_F(SoftgpuRuntime, FindsAMissingEvent) {
   CUDA(cudaMemcpyAsync(x_, pinned_, bytes, cudaMemcpyDefault, a_));
   CUDA(cudaEventRecord(event_, a_));
