@@ -15,12 +15,12 @@ constexpr int64_t alignment_bytes = 64;
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 }  // namespace
 
-Buffer::Buffer(int64_t bytes, Memory memory) : bytes_(bytes), memory_(memory) {
+Buffer::Buffer(int64_t bytes, Memory memory, const char* what) : bytes_(bytes), memory_(memory) {
   NOTELLM_CHECK(bytes >= 0, "buffer of {} bytes", bytes);
   if (bytes == 0) return;
   if constexpr (cuda_built)
     if (memory != Memory::host) {
-      data_ = gpu::allocate(bytes, memory);
+      data_ = gpu::allocate(bytes, memory, what);
       return;
     }
   NOTELLM_CHECK(memory == Memory::host, "GPU memory in a build without CUDA");
