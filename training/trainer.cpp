@@ -65,7 +65,7 @@ bool is_shape(std::string_view key) {
 // Keys that change what a resumed run computes: not those of how it runs and reports, nor initial values.
 bool is_decisive(std::string_view key) {
   if (key == "train.steps" || key == "train.pairs_per_step") return true;
-  return key != "threads" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
+  return key != "threads" && key != "device" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
          !key.starts_with("model.init.");
 }
 
