@@ -32,16 +32,20 @@ void ModelInput::set(const PackedBatch& batch, bool with_labels) {
   label_places_.clear();
   if (with_labels) places(batch.label_rows, rows_, label_places_);
 
-  segments_.clear();
-  last_segments_.clear();
-  for (const Segment& s : batch.segments) {
-    const Segment prefix = s.prefix < 0 ? Segment{0, 0, -1} : batch.segments[s.prefix];
-    const auto place = [&](int32_t row) {
-      return static_cast<int32_t>(std::lower_bound(rows_.begin(), rows_.end(), row) - rows_.begin());
+  const auto plan = [&](AttentionPlan& result, const std::vector<int32_t>& query_tokens) {
+    const auto place = [&](int32_t token) {
+      return static_cast<int32_t>(std::lower_bound(query_tokens.begin(), query_tokens.end(), token) -
+                                  query_tokens.begin());
     };
-    segments_.push_back({s.begin, s.end, prefix.begin, prefix.end, s.begin, s.end});
-    last_segments_.push_back({s.begin, s.end, prefix.begin, prefix.end, place(s.begin), place(s.end)});
-  }
+    segments_.clear();
+    for (const Segment& s : batch.segments) {
+      const Segment prefix = s.prefix < 0 ? Segment{0, 0, -1} : batch.segments[s.prefix];
+      segments_.push_back({s.begin, s.end, prefix.begin, prefix.end, place(s.begin), place(s.end)});
+    }
+    result.set(segments_, query_tokens, n);
+  };
+  plan(plan_, all_tokens_);
+  plan(last_plan_, rows_);
 }
 
 }  // namespace notellm

@@ -1,7 +1,6 @@
 // A packed batch as the transformer reads it, and the rows whose hidden states it will return.
 #pragma once
 
-#include <span>
 #include <vector>
 
 #include "data_pipeline/batch.h"
@@ -26,14 +25,14 @@ class ModelInput {
   friend class Transformer;
   static Tensor view(const std::vector<int32_t>& v) { return Tensor::of(v.data(), {static_cast<int64_t>(v.size())}); }
   // Queries: all tokens, but in the last layer only the rows that are read.
-  std::span<const AttentionSegment> segments_of(bool last) const { return last ? last_segments_ : segments_; }
-  Tensor queries_of(bool last) const { return view(last ? rows_ : all_tokens_); }
+  const AttentionPlan& plan_of(bool last) const { return last ? last_plan_ : plan_; }
 
-  Tensor tokens_, positions_;           // [n] i32
-  std::vector<int32_t> all_tokens_;     // 0 .. n-1
-  std::vector<int32_t> rows_;           // [r] ascending
-  std::vector<int32_t> row_positions_;  // [r]
-  std::vector<AttentionSegment> segments_, last_segments_;
+  Tensor tokens_, positions_;               // [n] i32
+  std::vector<int32_t> all_tokens_;         // 0 .. n-1
+  std::vector<int32_t> rows_;               // [r] ascending
+  std::vector<int32_t> row_positions_;      // [r]
+  std::vector<AttentionSegment> segments_;  // scratch of set()
+  AttentionPlan plan_, last_plan_;
   std::vector<int32_t> note_places_, label_places_;
 };
 

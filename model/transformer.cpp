@@ -125,8 +125,7 @@ void Transformer::begin_last_queries(const Pass& pass) {
 void Transformer::attend(const Pass& pass, int layer) {
   if (is_last(layer)) begin_last_queries(pass);
   const Layer& l = layers_[layer];
-  attention(pass.stream, pass.input.segments_of(is_last(layer)), l.q, l.kv, pass.input.queries_of(is_last(layer)), l.o,
-            l.lse);
+  attention(pass.stream, pass.input.plan_of(is_last(layer)), l.q, l.kv, l.o, l.lse);
 }
 
 // From attention's output to what the layer adds to `middle`: [tile, dim], in the arena.
@@ -203,11 +202,10 @@ void Transformer::backward_finish_tile(const Pass& pass, int layer, Tensor dx, T
 
 Tensor Transformer::backward_attention(const Pass& pass, int layer, Tensor d_o, Tensor dq) {
   const Layer& l = layers_[layer];
-  const auto segments = pass.input.segments_of(is_last(layer));
+  const AttentionPlan& plan = pass.input.plan_of(is_last(layer));
   const Tensor dkv = pass.allocate(compute_, {l.kv.rows(), 2 * config_.kv_heads, config_.head_dim});
-  const Tensor workspace = pass.allocate(DType::f32, {attention_workspace(segments, l.kv)});
-  attention_backward(pass.stream, segments, d_o, l.q, l.kv, pass.input.queries_of(is_last(layer)), l.o, l.lse, dq, dkv,
-                     workspace);
+  const Tensor workspace = pass.allocate(DType::f32, {attention_workspace(pass.stream, plan, l.q, l.kv)});
+  attention_backward(pass.stream, plan, d_o, l.q, l.kv, l.o, l.lse, dq, dkv, workspace);
   return dkv;
 }
 

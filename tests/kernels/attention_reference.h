@@ -160,8 +160,8 @@ struct Op {
   Layout layout;
   Heads h;
   std::vector<T> q, kv, d_o, o, dq, dkv;
-  std::vector<float> lse, workspace;
   Stream stream;
+  std::vector<float> lse, workspace;
 
   explicit Op(const Reference<double>& from)
       : layout(from.layout),
@@ -173,21 +173,21 @@ struct Op {
         dq(q.size(), T(NAN)),
         dkv(kv.size(), T(NAN)),
         lse(from.lse.size(), NAN),
-        workspace(attention_workspace(from.layout.segments, key_tensor(kv)), NAN) {}
+        workspace(attention_workspace(stream, plan(), query_tensor(q), key_tensor(kv)), NAN) {}
 
   Tensor query_tensor(std::vector<T>& v) { return Tensor::of(v.data(), {layout.queries(), h.heads, h.head_dim}); }
   Tensor key_tensor(std::vector<T>& v) { return Tensor::of(v.data(), {layout.tokens, 2 * h.kv_heads, h.head_dim}); }
-  Tensor tokens() { return Tensor::of(layout.query_tokens.data(), {layout.queries()}); }
+  AttentionPlan plan() const { return AttentionPlan(layout.segments, layout.query_tokens, layout.tokens); }
   Tensor lse_tensor() { return Tensor::of(lse.data(), {layout.queries(), h.heads}); }
   Tensor workspace_tensor() { return Tensor::of(workspace.data(), {static_cast<int64_t>(workspace.size())}); }
 
   Op& forward() {
-    attention(stream, layout.segments, query_tensor(q), key_tensor(kv), tokens(), query_tensor(o), lse_tensor());
+    attention(stream, plan(), query_tensor(q), key_tensor(kv), query_tensor(o), lse_tensor());
     return *this;
   }
   Op& backward() {
-    attention_backward(stream, layout.segments, query_tensor(d_o), query_tensor(q), key_tensor(kv), tokens(),
-                       query_tensor(o), lse_tensor(), query_tensor(dq), key_tensor(dkv), workspace_tensor());
+    attention_backward(stream, plan(), query_tensor(d_o), query_tensor(q), key_tensor(kv), query_tensor(o),
+                       lse_tensor(), query_tensor(dq), key_tensor(dkv), workspace_tensor());
     return *this;
   }
 };

@@ -274,12 +274,12 @@ TEST(Attention, RowsOfNoSegment) {
 
 struct AttentionErrors : testing::Test {
   Op<float> run{random_reference<float>(Layout().add(4, 4).add(6, 6, 0, 4), Heads{4, 2, 8}, 1)};
-  Tensor q = run.query_tensor(run.q), kv = run.key_tensor(run.kv), tokens = run.tokens(), o = run.query_tensor(run.o),
-         lse = run.lse_tensor(), d_o = run.query_tensor(run.d_o), dq = run.query_tensor(run.dq),
-         dkv = run.key_tensor(run.dkv), workspace = run.workspace_tensor();
+  Tensor q = run.query_tensor(run.q), kv = run.key_tensor(run.kv), o = run.query_tensor(run.o), lse = run.lse_tensor(),
+         d_o = run.query_tensor(run.d_o), dq = run.query_tensor(run.dq), dkv = run.key_tensor(run.dkv),
+         workspace = run.workspace_tensor();
   std::vector<AttentionSegment>& segments = run.layout.segments;
-  void forward() { attention(run.stream, segments, q, kv, tokens, o, lse); }
-  void backward() { attention_backward(run.stream, segments, d_o, q, kv, tokens, o, lse, dq, dkv, workspace); }
+  void forward() { attention(run.stream, run.plan(), q, kv, o, lse); }
+  void backward() { attention_backward(run.stream, run.plan(), d_o, q, kv, o, lse, dq, dkv, workspace); }
   // Both passes refuse a change of a shared argument; the change is taken back.
   template <class X>
   void refused(X& argument, const X& bad) {
@@ -302,9 +302,7 @@ TEST_F(AttentionErrors, ShapesAndTypes) {
   refused(kv, Tensor(kv.data, DType::bf16, {10, 4, 8}));
   refused(kv, Tensor(kv.data, DType::f32, {10, 3, 8}));
   refused(kv, Tensor(kv.data, DType::f32, {10, 0, 8}));
-  refused(kv, Tensor(kv.data, DType::f32, {9, 4, 8}));  // segments reach beyond
-  refused(tokens, Tensor(tokens.data, DType::i32, {9}));
-  refused(tokens, Tensor(tokens.data, DType::f32, {10}));
+  refused(kv, Tensor(kv.data, DType::f32, {9, 4, 8}));  // the plan has 10 tokens
   refused(o, Tensor(o.data, DType::bf16, {10, 4, 8}));
   refused(o, Tensor(o.data, DType::f32, {10, 4, 7}));
   refused(lse, Tensor(lse.data, DType::bf16, {10, 4}));
@@ -346,10 +344,7 @@ TEST_F(AttentionErrors, Segments) {
   refused(run.layout.query_tokens[5], 4);  // not after the query before it
   refused(run.layout.query_tokens[9], 10);
   refused(run.layout.query_tokens[4], 3);
-  segments[1].prefix_end = 11;
-  EXPECT_THROW(attention_workspace(segments, kv), Error);
-  segments[1].prefix_end = 4;
-  EXPECT_THROW(attention_workspace(segments, Tensor(kv.data, DType::f32, {10, 3, 8})), Error);
+  EXPECT_THROW(attention_workspace(run.stream, run.plan(), q, Tensor(kv.data, DType::f32, {10, 3, 8})), Error);
 }
 
 }  // namespace
