@@ -63,6 +63,16 @@ void set_zero(Stream& stream, Tensor t) {
   std::memset(t.data, 0, t.bytes());
 }
 
+Buffer on_device(Device device, Buffer host) {
+  if (device == Device::cpu) return host;
+  Buffer result(host.bytes(), Memory::device, "parameters");
+  Stream stream(device);
+  const auto all = [](const Buffer& b) { return Tensor(b.data(), DType::bf16, {b.bytes() / 2}); };
+  copy(stream, all(host), all(result));
+  stream.synchronize();
+  return result;
+}
+
 Tensor Arena::allocate(DType dtype, std::initializer_list<int64_t> sizes) {
   Tensor t(static_cast<char*>(buffer_.data()) + used_, dtype, sizes);
   const int64_t needed = round_up(t.bytes(), alignment_bytes);

@@ -51,6 +51,9 @@ class Buffer {
 void copy(Stream& stream, Tensor from, Tensor to);
 void set_zero(Stream& stream, Tensor t);
 
+// `host` as memory of the device: itself on the CPU, else a copy, which has ended.
+Buffer on_device(Device device, Buffer host);
+
 // A stack of tensors in one buffer: the step's activations and workspace. Allocation is a pointer increment; memory is
 // given back by rewinding to a mark. Contents are not cleared.
 class Arena {
