@@ -57,6 +57,7 @@ class Communicator {
   void all_gather_rows(Stream& stream, const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all);
   std::vector<int64_t> all_gather(const char* name, int64_t value);
   // The sum over ranks of `all`; each rank gets its own rows: the transpose of all_gather_rows. f32, f64, i32 or i64.
+  // On a CUDA stream `all` may be overwritten.
   void reduce_scatter_rows(const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine);
   void reduce_scatter_rows(Stream& stream, const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine);
   void broadcast(const char* name, Tensor t, int root);

@@ -7,6 +7,7 @@
 #include <exception>
 #include <vector>
 
+#include "runtime/gpu.h"
 #include "runtime/watchdog.h"
 
 namespace notellm::gpu {
@@ -113,21 +114,17 @@ void Nccl::all_gather(Stream& stream, const char* name, Tensor mine, std::span<c
   check(ncclGroupEnd(), name);
 }
 
+// With unequal rows, which are rare, everyone gets the whole sum: twice the bytes, but no memory for padding.
 void Nccl::reduce_scatter(Stream& stream, const char* name, Tensor all, std::span<const int64_t> begins, Tensor mine) {
+  if (!even(begins)) {
+    all_reduce_sum(stream, name, all);
+    return copy(stream, element(all, begins[rank_]), mine.data, mine.bytes());
+  }
   const WatchedCollective watched(name, rank_);
   last = {name, rank_};
-  const ncclDataType_t type = type_of(all.dtype);
-  if (even(begins))
-    return check(
-        ncclReduceScatter(all.data, mine.data, count_of(begins, rank_), type, ncclSum, native(native_), native(stream)),
+  check(ncclReduceScatter(all.data, mine.data, count_of(begins, rank_), type_of(all.dtype), ncclSum, native(native_),
+                          native(stream)),
         name);
-  check(ncclGroupStart(), name);
-  for (int r = 0; r < size_; ++r)
-    if (const size_t count = count_of(begins, r); count > 0)
-      check(ncclReduce(element(all, begins[r]), r == rank_ ? mine.data : nullptr, count, type, ncclSum, r,
-                       native(native_), native(stream)),
-            name);
-  check(ncclGroupEnd(), name);
 }
 
 void check_collectives() {

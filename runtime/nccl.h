@@ -23,6 +23,7 @@ class Nccl {
   // Enqueued on `stream`; begins[r] … begins[r + 1]: rank r's elements of `all`.
   void all_reduce_sum(Stream& stream, const char* name, Tensor t);
   void all_gather(Stream& stream, const char* name, Tensor mine, std::span<const int64_t> begins, Tensor all);
+  // `all` may be overwritten.
   void reduce_scatter(Stream& stream, const char* name, Tensor all, std::span<const int64_t> begins, Tensor mine);
 
  private:
