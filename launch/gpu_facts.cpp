@@ -5,8 +5,8 @@
 #include <cudnn_version.h>
 #include <fmt/format.h>
 
+#include "launch/table.h"
 #include "runtime/nccl.h"
-#include "runtime/progress.h"
 
 // Its headers are many; of the library only the version is wanted as yet.
 extern "C" size_t cudnnGetVersion(void);
