@@ -26,7 +26,7 @@ double token_loss(Stream& stream, Tensor hidden, Tensor places, Tensor labels, T
     for (float row_loss : loss.span<float>()) sum += row_loss;
     gemm(stream, dlogits, Transpose::no, head, Transpose::no, dh);
     gemm(stream, dlogits, Transpose::yes, h, Transpose::no, d_head, true);
-    scatter_add_rows(stream, dh, tile_places, d_hidden);
+    scatter_add_rows(stream, dh, {tile_places, {}, {}}, d_hidden);
   });
   return sum;
 }

@@ -19,6 +19,7 @@ void ModelInput::set(const PackedBatch& batch, bool with_labels) {
   const auto n = static_cast<int64_t>(batch.tokens.size());
   tokens_ = view(batch.tokens);
   positions_ = view(batch.positions);
+  rows_of_tokens_.set(batch.tokens);
   all_tokens_.resize(n);
   std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
 

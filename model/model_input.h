@@ -6,6 +6,7 @@
 
 #include "data_pipeline/batch.h"
 #include "kernels/attention.h"
+#include "kernels/embedding.h"
 #include "runtime/tensor.h"
 
 namespace notellm {
@@ -19,7 +20,8 @@ class ModelInput {
 
   int64_t tokens() const { return tokens_.rows(); }
   int64_t hidden_rows() const { return static_cast<int64_t>(rows_.size()); }
-  Tensor note_places() const { return view(note_places_); }    // [2b] where note i's row stands among the hidden rows
+  // Where the rows stand among the hidden rows; the places of one list are distinct.
+  Tensor note_places() const { return view(note_places_); }    // [2b]
   Tensor label_places() const { return view(label_places_); }  // [m]
 
  private:
@@ -27,9 +29,11 @@ class ModelInput {
   static Tensor view(const std::vector<int32_t>& v) { return Tensor::of(v.data(), {static_cast<int64_t>(v.size())}); }
   // Queries: all tokens, but in the last layer only the rows that are read.
   std::span<const AttentionSegment> segments_of(bool last) const { return last ? last_segments_ : segments_; }
+  RowGroups rows_of_tokens() const { return rows_of_tokens_.view(); }
   Tensor queries_of(bool last) const { return view(last ? rows_ : all_tokens_); }
 
   Tensor tokens_, positions_;           // [n] i32
+  GroupedRows rows_of_tokens_;          // rows by token
   std::vector<int32_t> all_tokens_;     // 0 .. n-1
   std::vector<int32_t> rows_;           // [r] ascending
   std::vector<int32_t> row_positions_;  // [r]

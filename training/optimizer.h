@@ -44,6 +44,7 @@ class Optimizer {
   DType compute_;
   std::vector<Group> groups_;
   Buffer weights_, first_moment_, second_moment_, compute_weights_;
+  Buffer squares_;  // the sum of squared gradients, and its workspace
 };
 
 }  // namespace notellm
