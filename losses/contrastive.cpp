@@ -41,7 +41,7 @@ void Contrastive::run(Stream& stream, Communicator& ranks, const GatheredNotes& 
   infonce_backward(stream, z, first, z_all, tau, log_q, begin, columns, lse, static_cast<float>(scale * share_), dz,
                    dz_all, dtau, workspace);
   ranks.reduce_scatter_rows(stream, "note vector gradients", dz_all, notes.rows_of, dz_columns);
-  scatter_add_rows(stream, dz_columns, own_rows, dz);
+  scatter_add_rows(stream, dz_columns, {own_rows, {}, {}}, dz);
   upload_.done(stream);
   found_ = download_.fetch(stream, {lse, positive, similarity, dtau});
   arena.rewind(mark);

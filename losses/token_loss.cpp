@@ -24,7 +24,7 @@ void token_loss(Stream& stream, Tensor hidden, Tensor places, Tensor labels, Ten
                   loss.slice(begin, end), dlogits);
     gemm(stream, dlogits, Transpose::no, head, Transpose::no, dh);
     gemm(stream, dlogits, Transpose::yes, h, Transpose::no, d_head, true);
-    scatter_add_rows(stream, dh, tile_places, d_hidden);
+    scatter_add_rows(stream, dh, {tile_places, {}, {}}, d_hidden);
   });
 }
 

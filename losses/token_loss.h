@@ -12,7 +12,7 @@ namespace notellm {
 //   d_head                 += scale · Σ_r d loss_r / d head
 //
 //   hidden    [h, dim]  f32 | bf16;  d_hidden as hidden
-//   places    [m] i32   the hidden row of each label; labels [m] i32
+//   places    [m] i32   the hidden row of each label, distinct; labels [m] i32
 //   loss      [m] f32
 //   head      [vocabulary, dim] as hidden;  d_head the same shape, f32
 //

@@ -30,6 +30,7 @@ void ModelInput::set(const PackedBatch& batch, bool with_labels) {
   places(batch.note_rows, l.rows, l.note_places);
   l.label_places.clear();
   if (with_labels) places(batch.label_rows, l.rows, l.label_places);
+  tokens_grouped_.set(batch.tokens);
   set_plan(batch, l.all_tokens, plan_);
   set_plan(batch, l.rows, last_plan_);
   upload(batch);
@@ -50,6 +51,7 @@ void ModelInput::set_plan(const PackedBatch& batch, const std::vector<int32_t>& 
 
 void ModelInput::upload(const PackedBatch& batch) {
   const bool on_gpu = device_ == Device::cuda;  // only there are the plans' tables wanted
+  const RowGroups groups = tokens_grouped_.view();
   Tensor tables, last_tables;
   upload_.send({{view(batch.tokens), &tokens_},
                 {view(batch.positions), &positions_},
@@ -58,6 +60,9 @@ void ModelInput::upload(const PackedBatch& batch) {
                 {view(lists_.note_places), &note_places_},
                 {view(lists_.label_places), &label_places_},
                 {view(batch.labels), &labels_},
+                {groups.target, &rows_of_tokens_.target},
+                {groups.begin, &rows_of_tokens_.begin},
+                {groups.rows, &rows_of_tokens_.rows},
                 {on_gpu ? plan_.tables() : Tensor(), &tables},
                 {on_gpu ? last_plan_.tables() : Tensor(), &last_tables}});
   if (!on_gpu) return;

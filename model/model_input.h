@@ -5,6 +5,7 @@
 
 #include "data_pipeline/batch.h"
 #include "kernels/attention.h"
+#include "kernels/embedding.h"
 #include "runtime/transfer.h"
 
 namespace notellm {
@@ -25,7 +26,8 @@ class ModelInput {
 
   int64_t tokens() const { return tokens_.rows(); }
   int64_t hidden_rows() const { return rows_.rows(); }
-  Tensor note_places() const { return note_places_; }    // [2b] where note i's row stands among the hidden rows
+  // Where the rows stand among the hidden rows; the places of one list are distinct.
+  Tensor note_places() const { return note_places_; }    // [2b]
   Tensor label_places() const { return label_places_; }  // [m]
   Tensor labels() const { return labels_; }              // [m] the batch's
 
@@ -46,11 +48,13 @@ class ModelInput {
   };
   Device device_;
   Lists lists_;
+  GroupedRows tokens_grouped_;
   AttentionPlan plan_, last_plan_;
   Upload upload_;
   // What the ops read, on the device.
   Tensor tokens_, positions_;    // [n] i32
   Tensor rows_, row_positions_;  // [r] i32
+  RowGroups rows_of_tokens_;  // rows by token
   Tensor note_places_, label_places_, labels_;
 };
 

@@ -145,6 +145,10 @@ Tensor Transformer::finish_tile(const Pass& pass, int layer, Tile tile) {
   return delta;
 }
 
+Tensor Transformer::norm_workspace(const Pass& pass, int64_t rows) const {
+  return pass.allocate(DType::f32, {rms_norm_backward_workspace(rows, config_.dim)});
+}
+
 void Transformer::backward(Stream& stream, const Weights& weights, const ModelInput& input, Tensor d_hidden,
                            const Weights& gradients, Arena& arena, const LayerDone& layer_done) {
   const Pass pass{stream, weights, input, arena, &gradients};
@@ -155,7 +159,8 @@ void Transformer::backward(Stream& stream, const Weights& weights, const ModelIn
   const Tensor d_last = arena.allocate(compute_, {r, config_.dim}), d_all = arena.allocate(compute_, {n, config_.dim});
   set_zero(stream, d_last);
   set_zero(stream, d_all);
-  rms_norm_backward(stream, d_hidden, final_x_, weights.final_norm, final_rms_, d_last, gradients.final_norm);
+  rms_norm_backward(stream, d_hidden, final_x_, weights.final_norm, final_rms_, d_last, gradients.final_norm,
+                    norm_workspace(pass, r));
   for (int layer = config_.layers - 1; layer >= 0; --layer) {
     const int64_t layer_mark = arena.mark();
     const Tensor dx = is_last(layer) ? d_last : d_all;
@@ -169,12 +174,11 @@ void Transformer::backward(Stream& stream, const Weights& weights, const ModelIn
     for_tiles(arena, n, [&](int64_t begin, int64_t end) {
       backward_begin_tile(pass, layer, dq, dkv, d_all, {begin, end});
     });
-    if (is_last(layer)) scatter_add_rows(stream, d_last, input.rows_, d_all);
+    if (is_last(layer)) scatter_add_rows(stream, d_last, {input.rows_, {}, {}}, d_all);
     arena.rewind(layer_mark);
     if (layer_done) layer_done(layer);
   }
-  const Tensor workspace = arena.allocate(DType::i32, {n + weights.embedding.rows() + 1});
-  embedding_backward(stream, input.tokens_, d_all, gradients.embedding, workspace);
+  scatter_add_rows(stream, d_all, input.rows_of_tokens_, gradients.embedding);
   arena.rewind(mark);
 }
 
@@ -184,19 +188,18 @@ void Transformer::backward_finish_tile(const Pass& pass, int layer, Tensor dx, T
   const LayerWeights &w = pass.weights.layers[layer], &g = pass.gradients->layers[layer];
   const int64_t rows = tile.end - tile.begin;
   const auto of_tile = [&](const Tensor& t) { return t.slice(tile.begin, tile.end); };
-  const Tensor inner = pass.allocate(compute_, {rows, config_.ffn}),
-               d_inner = pass.allocate(compute_, {rows, config_.ffn});
+  const Tensor inner = pass.allocate(compute_, {rows, config_.ffn});  // its gradient, then itself
   const Tensor y = pass.allocate(compute_, {rows, config_.dim}), dy = pass.allocate(compute_, {rows, config_.dim});
   const Tensor gate_up = of_tile(l.gate_up), dx_tile = of_tile(dx), o = matrix(of_tile(l.o));
 
-  gemm(pass.stream, dx_tile, as_is, w.down, as_is, d_inner);
-  swiglu(pass.stream, gate_up, inner);
+  gemm(pass.stream, dx_tile, as_is, w.down, as_is, inner);
+  swiglu_backward(pass.stream, inner, gate_up, gate_up, inner);  // in place: nobody reads either again
   gemm(pass.stream, dx_tile, transposed, inner, as_is, g.down, true);
-  swiglu_backward(pass.stream, d_inner, gate_up, gate_up);  // in place: nobody reads gate_up again
   rms_norm_apply(pass.stream, of_tile(l.middle), w.post_norm, of_tile(l.middle_rms), y);
   gemm(pass.stream, gate_up, transposed, y, as_is, g.gate_up, true);
   gemm(pass.stream, gate_up, as_is, w.gate_up, as_is, dy);
-  rms_norm_backward(pass.stream, dy, of_tile(l.middle), w.post_norm, of_tile(l.middle_rms), dx_tile, g.post_norm);
+  rms_norm_backward(pass.stream, dy, of_tile(l.middle), w.post_norm, of_tile(l.middle_rms), dx_tile, g.post_norm,
+                    norm_workspace(pass, rows));
   gemm(pass.stream, dx_tile, as_is, w.o, as_is, matrix(of_tile(d_o)));
   gemm(pass.stream, dx_tile, transposed, o, as_is, g.o, true);
 }
@@ -229,7 +232,8 @@ void Transformer::backward_begin_tile(const Pass& pass, int layer, Tensor dq, Te
     gemm(pass.stream, dq_tile, transposed, y, as_is, g.q, true);
     gemm(pass.stream, dq_tile, as_is, w.q, as_is, dy, true);
   }
-  rms_norm_backward(pass.stream, dy, of_tile(l.x), w.input_norm, of_tile(l.inv_rms), of_tile(dx), g.input_norm);
+  rms_norm_backward(pass.stream, dy, of_tile(l.x), w.input_norm, of_tile(l.inv_rms), of_tile(dx), g.input_norm,
+                    norm_workspace(pass, rows));
 }
 
 // begin_last_queries backwards: adds to dx [r, dim] the gradient that comes through the queries.
@@ -245,7 +249,8 @@ void Transformer::backward_last_queries(const Pass& pass, Tensor dq, Tensor dx) 
     rope(pass.stream, dq_tile, pass.input.row_positions_.slice(begin, end), rope_, config_.heads, config_.head_dim, -1);
     gemm(pass.stream, dq_tile, transposed, y, as_is, g.q, true);
     gemm(pass.stream, dq_tile, as_is, w.q, as_is, dy);
-    rms_norm_backward(pass.stream, dy, residual, w.input_norm, query_rms, dx.slice(begin, end), g.input_norm);
+    rms_norm_backward(pass.stream, dy, residual, w.input_norm, query_rms, dx.slice(begin, end), g.input_norm,
+                      norm_workspace(pass, end - begin));
   });
 }
 
@@ -256,10 +261,13 @@ int64_t transformer_arena_bytes(const ModelConfig& c, DType compute, Device devi
     return rows * ((2 * c.q_dim() + c.dim + 2 * c.ffn) * size + (c.heads + 1) * floats);
   };
   const int64_t per_token = (c.dim + c.kv_dim()) * size + floats;
-  const int64_t layers = keep ? c.layers : std::min(c.layers, 3);
+  const int64_t layers = keep ? c.layers : std::min(c.layers, 3), tile = std::min(n, tile_rows_of(device));
   int64_t bytes = layers * n * per_token + (layers - 1) * kept(n) + kept(r) + r * (3 * c.dim * size + 2 * floats);
-  if (keep) bytes += (n + r) * c.dim * size + n * (2 * c.q_dim() + c.kv_dim()) * size;  // backward
-  bytes += std::min(n, tile_rows_of(device)) * (2 * c.ffn + 3 * c.dim) * size;             // scratch of a tile
+  if (keep) {  // backward
+    bytes += (n + r) * c.dim * size + n * (2 * c.q_dim() + c.kv_dim()) * size;
+    bytes += (rms_norm_backward_workspace(r, c.dim) + rms_norm_backward_workspace(tile, c.dim)) * floats;
+  }
+  bytes += tile * (c.ffn + 3 * c.dim) * size;  // scratch of a tile
   const int64_t allocations = 16 * c.layers + 32;
   return bytes + allocations * 64;
 }

@@ -60,6 +60,7 @@ class Transformer {
   void attend(const Pass& pass, int layer);
   Tensor finish_tile(const Pass& pass, int layer, Tile tile);
 
+  Tensor norm_workspace(const Pass& pass, int64_t rows) const;
   void backward_finish_tile(const Pass& pass, int layer, Tensor dx, Tensor d_o, Tile tile);
   Tensor backward_attention(const Pass& pass, int layer, Tensor d_o, Tensor dq);
   void backward_begin_tile(const Pass& pass, int layer, Tensor dq, Tensor dkv, Tensor dx, Tile tile);

@@ -48,6 +48,7 @@ class Optimizer {
   Device device_;
   std::vector<Group> groups_;
   Buffer weights_, first_moment_, second_moment_, compute_weights_;
+  Buffer squares_;  // the sum of squared gradients, and its workspace
 };
 
 }  // namespace notellm
