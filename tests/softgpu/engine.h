@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/softgpu/memory.h"
@@ -58,6 +59,7 @@ struct Counters {
   // Instructions of the innermost loop that holds most of the kernel's mma, and the mma among them.
   uint64_t loop_instructions = 0, loop_mma = 0, loop_shared_conflicts = 0;
 };
+std::vector<std::pair<std::string, Counters>> all_counters();  // by demangled name, sorted
 
 }  // namespace softgpu
 

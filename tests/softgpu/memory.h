@@ -38,6 +38,8 @@ using WorkId = uint32_t;
 // written; and records it. False when out of bounds (reported; leave the memory alone).
 bool access_read(uint64_t address, size_t bytes, WorkId work, const Place& place);
 bool access_write(uint64_t address, size_t bytes, WorkId work, const Place& place);
+// Takes the range for written by the host before all work: a variable's initial value.
+void mark_written(uint64_t address, size_t bytes);
 // What was never written at `from` is taken for never written at `to`: a copy within the device.
 bool access_copy(uint64_t from, uint64_t to, size_t bytes, WorkId work, const Place& place);
 
