@@ -358,6 +358,8 @@ void check_arguments(const AttentionPlan& plan, const Tensor& q, const Tensor& k
 
 void attention(Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv, Tensor o, Tensor lse) {
   check_arguments(plan, q, kv, o, lse);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::attention(stream, plan, q, kv, o, lse);
   with_float_type("q", q, [&]<class T>(T) {
     const Problem<T> p(plan, q, kv, o, lse);
     for_each_head(plan.cpu().chunks, p.kv_heads,
@@ -374,6 +376,8 @@ void attention_backward(Stream& stream, const AttentionPlan& plan, Tensor d_o, T
   const int64_t needed = attention_workspace(stream, plan, q, kv);
   NOTELLM_CHECK(workspace.dtype == DType::f32 && workspace.size() >= needed,
                 "workspace is {}, but f32 and {} elements are needed", describe(workspace), needed);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::attention_backward(stream, plan, d_o, q, kv, o, lse, dq, dkv, workspace);
   float* const sums = workspace.as<float>();
   with_float_type("q", q, [&]<class T>(T) {
     Problem<T> p(plan, q, kv, o, lse);
@@ -390,6 +394,8 @@ void attention_backward(Stream& stream, const AttentionPlan& plan, Tensor d_o, T
 
 int64_t attention_workspace(const Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv) {
   check_shapes(plan, q, kv);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::attention_workspace(plan, q, kv);
   return plan.cpu().rows * kv.cols();
 }
 

@@ -38,4 +38,11 @@ void attention_backward(Stream& stream, const AttentionPlan& plan, Tensor d_o, T
 // most tokens · 2·kv_heads·head_dim where no two prefixes overlap and heads / kv_heads <= head_dim.
 int64_t attention_workspace(const Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv);
 
+namespace gpu {  // after the checks; all tensors begin at a multiple of 16 bytes
+void attention(Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv, Tensor o, Tensor lse);
+void attention_backward(Stream& stream, const AttentionPlan& plan, Tensor d_o, Tensor q, Tensor kv, Tensor o,
+                        Tensor lse, Tensor dq, Tensor dkv, Tensor workspace);
+int64_t attention_workspace(const AttentionPlan& plan, Tensor q, Tensor kv);
+}  // namespace gpu
+
 }  // namespace notellm
