@@ -162,7 +162,9 @@ TEST_F(SoftgpuRuntime, TheDefaultStreamOrdersBlockingStreamsOnly) {
   CUDA(cudaGetLastError());
   launch_scale(x_, blocking);
   CUDA(cudaGetLastError());
+  CUDA(cudaMemcpyAsync(pinned_, x_, bytes, cudaMemcpyDefault, blocking));
   CUDA(cudaStreamSynchronize(blocking));
+  EXPECT_EQ(pinned_[5], 20);  // both launches ran
   EXPECT_EQ(take_findings(), "");
   launch_scale(x_);
   CUDA(cudaGetLastError());
