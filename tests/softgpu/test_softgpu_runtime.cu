@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <thread>
 #include <vector>
 
 #include "tests/support/softgpu.h"
@@ -122,6 +124,19 @@ TEST_F(SoftgpuRuntime, EventsOrderStreams) {
   CUDA(cudaGetLastError());
 }
 
+TEST_F(SoftgpuRuntime, EventsPassOnWhatTheirStreamWaitsFor) {
+  upload();
+  CUDA(cudaMemcpyAsync(pinned_, x_, bytes, cudaMemcpyDefault, a_));
+  CUDA(cudaEventRecord(event_, a_));
+  CUDA(cudaStreamWaitEvent(b_, event_, 0));
+  CUDA(cudaEventRecord(event_, b_));  // no work of its own there
+  EXPECT_EQ(cudaEventQuery(event_), cudaErrorNotReady);
+  CUDA(cudaEventSynchronize(event_));
+  EXPECT_EQ(pinned_[5], 5);
+  launch_scale(x_, b_);
+  CUDA(cudaGetLastError());
+}
+
 TEST_F(SoftgpuRuntime, FindsAMissingEvent) {
   CUDA(cudaMemcpyAsync(x_, pinned_, bytes, cudaMemcpyDefault, a_));
   CUDA(cudaEventRecord(event_, a_));
@@ -189,6 +204,29 @@ TEST_F(SoftgpuRuntime, ElapsedTime) {
   EXPECT_GE(milliseconds, 0);
   CUDA(cudaEventDestroy(from));
   CUDA(cudaEventDestroy(to));
+}
+
+TEST_F(SoftgpuRuntime, HostThreadsHaveTheirOwnStreams) {
+  const auto work = [](cudaStream_t stream) {
+    float *x, *pinned;
+    ASSERT_EQ(cudaMalloc(&x, bytes), cudaSuccess);
+    ASSERT_EQ(cudaMallocHost(&pinned, bytes), cudaSuccess);
+    std::memset(pinned, 0, bytes);
+    for (int i = 0; i < 200; ++i) {
+      pinned[7] = static_cast<float>(i);
+      ASSERT_EQ(cudaMemcpyAsync(x, pinned, bytes, cudaMemcpyDefault, stream), cudaSuccess);
+      launch_scale(x, stream);
+      ASSERT_EQ(cudaGetLastError(), cudaSuccess);
+      ASSERT_EQ(cudaMemcpyAsync(pinned, x, bytes, cudaMemcpyDefault, stream), cudaSuccess);
+      ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+      ASSERT_EQ(pinned[7], 2.0f * static_cast<float>(i));
+    }
+    ASSERT_EQ(cudaFree(x), cudaSuccess);
+    ASSERT_EQ(cudaFreeHost(pinned), cudaSuccess);
+  };
+  std::thread other(work, b_);
+  work(a_);
+  other.join();
 }
 
 // Pinned memory that the host touches before it has waited.
@@ -279,6 +317,9 @@ TEST_F(SoftgpuRuntime, FindsAnUncheckedLaunch) {
   expect_finding("unchecked_launch in scale");
   scale<<<1, 2000, 0, a_>>>(x_, n);
   launch_scale(x_, a_);
+  expect_finding("unchecked_launch in scale");
+  scale<<<1, 2000, 0, a_>>>(x_, n);
+  cudaStreamQuery(a_);
   expect_finding("unchecked_launch in scale");
   EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidConfiguration);
 }
@@ -381,6 +422,7 @@ int child(const std::string& name) {
     std::printf("%s\n", cudaGetErrorName(cudaGetLastError()));
   }
   if (name == "leak") return 0;
+  if (name == "host") x[3] = 1;
   cudaStream_t stream = nullptr;
   if (name == "streams") cudaStreamCreate(&stream);
   cudaFree(x);
@@ -400,6 +442,26 @@ TEST(SoftgpuProcess, EndsWith99AfterFindings) {
   EXPECT_EQ(run_child("OMPI_COMM_WORLD_RANK=3", "leak", output), 99);
   EXPECT_NE(output.find("softgpu: [rank 3] leak"), std::string::npos) << output;
   EXPECT_EQ(run_child("A=1", "gives_up", output), 3) << output;
+}
+
+TEST(SoftgpuProcess, FindsTheHostInDeviceMemory) {
+  std::string output;
+  EXPECT_EQ(run_child("A=1", "host", output), 99);
+  EXPECT_NE(output.find("the host touches byte 12 of device memory"), std::string::npos) << output;
+}
+
+// A table and a JSON file of what the kernels did.
+TEST(SoftgpuProcess, WritesAReport) {
+  const std::string path = testing::TempDir() + "softgpu_report_" + std::to_string(getpid());
+  std::string output;
+  EXPECT_EQ(run_child("SOFTGPU_REPORT=" + path, "image", output), 0) << output;
+  for (const char* end : {"", ".json"}) {
+    std::ifstream file(path + end);
+    const std::string text(std::istreambuf_iterator<char>(file), {});
+    EXPECT_NE(text.find("scale"), std::string::npos) << text;
+    EXPECT_NE(text.find("4000"), std::string::npos) << text;  // bytes read
+    std::remove((path + end).c_str());
+  }
 }
 
 TEST(SoftgpuProcess, OtherMachines) {
