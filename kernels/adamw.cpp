@@ -11,15 +11,7 @@ namespace {
 
 constexpr int64_t chunk = 1 << 14;  // fixed, so that no element's place in a vector loop depends on the threads
 
-// The step with everything that is the same for all elements worked out.
-struct Factors {
-  float gradient_scale, beta1, beta2, keep1, keep2;
-  float step_size;     // lr / (1 − β1^t)
-  float inverse_bias;  // 1 / sqrt(1 − β2^t)
-  float eps, decay;    // decay = lr · weight_decay
-};
-
-Factors factors_of(const AdamWStep& step) {
+AdamWFactors factors_of(const AdamWStep& step) {
   const double t = static_cast<double>(step.step);
   const double bias1 = 1.0 - std::pow(static_cast<double>(step.beta1), t);
   const double bias2 = 1.0 - std::pow(static_cast<double>(step.beta2), t);
@@ -34,7 +26,7 @@ Factors factors_of(const AdamWStep& step) {
           step.learning_rate * step.weight_decay};
 }
 
-void update(const Factors f, const float* gradient, int64_t n, float* weights, float* m, float* v) {
+void update(const AdamWFactors f, const float* gradient, int64_t n, float* weights, float* m, float* v) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float g = gradient[i] * f.gradient_scale;
@@ -58,7 +50,7 @@ double sum_of_squares_of(const float* x, int64_t n) {
 
 }  // namespace
 
-void adamw(Stream&, const AdamWStep& step, Tensor gradient, Tensor weights, Tensor m, Tensor v, Tensor compute) {
+void adamw(Stream& stream, const AdamWStep& step, Tensor gradient, Tensor weights, Tensor m, Tensor v, Tensor compute) {
   const int64_t n = weights.size();
   expect("weights", weights, DType::f32, n);
   expect("gradient", gradient, DType::f32, n);
@@ -66,7 +58,9 @@ void adamw(Stream&, const AdamWStep& step, Tensor gradient, Tensor weights, Tens
   expect("v", v, DType::f32, n);
   if (!compute.empty()) expect("compute", compute, DType::bf16, n);
   NOTELLM_CHECK(step.step >= 1, "step is {}, but they count from 1", step.step);
-  const Factors factors = factors_of(step);
+  const AdamWFactors factors = factors_of(step);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::adamw(stream, factors, gradient, weights, m, v, compute);
   const float* g = gradient.as<float>();
   float *w = weights.as<float>(), *first = m.as<float>(), *second = v.as<float>();
   bf16* rounded = compute.empty() ? nullptr : compute.as<bf16>();
@@ -78,19 +72,22 @@ void adamw(Stream&, const AdamWStep& step, Tensor gradient, Tensor weights, Tens
   }
 }
 
-double sum_of_squares(Stream&, Tensor x) {
-  const int64_t n = x.size();
+void sum_of_squares(Stream& stream, Tensor x, Tensor result, Tensor workspace) {
+  const int64_t n = x.size(), parts = sum_of_squares_parts;
+  expect("x", x, DType::f32, x.rows(), x.cols());
+  expect("result", result, DType::f64, 1);
+  expect("workspace", workspace, DType::f64, parts);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::sum_of_squares(stream, x, result, workspace);
   const float* data = x.as<float>();
-  // A fixed number of parts, so that their sums need no allocation.
-  constexpr int64_t parts = 64;
+  double* sums = workspace.as<double>();
   const int64_t size = (n + parts - 1) / parts;
-  double sums[parts] = {};
 #pragma omp parallel for if (n > parallel_elements)
   for (int64_t p = 0; p < parts; ++p)
-    if (p * size < n) sums[p] = sum_of_squares_of(data + p * size, std::min(size, n - p * size));
+    sums[p] = p * size < n ? sum_of_squares_of(data + p * size, std::min(size, n - p * size)) : 0.0;
   double total = 0;
-  for (double sum : sums) total += sum;
-  return total;
+  for (int64_t p = 0; p < parts; ++p) total += sums[p];
+  *result.as<double>() = total;
 }
 
 }  // namespace notellm

@@ -21,7 +21,24 @@ struct AdamWStep {
 // One pass over the state. Throws Error: shape or dtype mismatch; step < 1.
 void adamw(Stream& stream, const AdamWStep& step, Tensor gradient, Tensor weights, Tensor m, Tensor v, Tensor compute);
 
-// Σ x² of f32, in double, in fixed parts: the same bits for any number of threads. NaN and Inf carry through.
-double sum_of_squares(Stream& stream, Tensor x);
+// result[0] = Σ x² of f32, in double, in a fixed number of parts: the same bits for any number of threads. NaN and Inf
+// carry through.
+//   result [1] f64;  workspace [sum_of_squares_parts] f64, overwritten: the sums of the parts
+// Throws Error: shape or dtype mismatch.
+void sum_of_squares(Stream& stream, Tensor x, Tensor result, Tensor workspace);
+inline constexpr int64_t sum_of_squares_parts = 1024;
+
+// An AdamWStep with everything that is the same for all elements worked out.
+struct AdamWFactors {
+  float gradient_scale, beta1, beta2, keep1, keep2;
+  float step_size;     // lr / (1 − β1^t)
+  float inverse_bias;  // 1 / sqrt(1 − β2^t)
+  float eps, decay;    // decay = lr · weight_decay
+};
+
+namespace gpu {  // after the checks
+void adamw(Stream& stream, const AdamWFactors& f, Tensor gradient, Tensor weights, Tensor m, Tensor v, Tensor compute);
+void sum_of_squares(Stream& stream, Tensor x, Tensor result, Tensor workspace);
+}  // namespace gpu
 
 }  // namespace notellm

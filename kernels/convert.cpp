@@ -22,6 +22,8 @@ void convert(Stream& stream, Tensor from, Tensor to) {
   const auto is = [](const Tensor& t, DType dtype) { return t.dtype == dtype; };
   NOTELLM_CHECK((is(from, DType::f32) || is(from, DType::bf16)) && (is(to, DType::f32) || is(to, DType::bf16)),
                 "convert: {} to {}", describe(from), describe(to));
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::convert(stream, from, to);
   if (is(from, DType::f32))
     return is(to, DType::f32) ? convert_all<float, float>(from, to) : convert_all<float, bf16>(from, to);
   return is(to, DType::f32) ? convert_all<bf16, float>(from, to) : convert_all<bf16, bf16>(from, to);

@@ -11,4 +11,8 @@ namespace notellm {
 // Throws Error: sizes or dtypes that do not fit.
 void convert(Stream& stream, Tensor from, Tensor to);
 
+namespace gpu {  // after the checks
+void convert(Stream& stream, Tensor from, Tensor to);
+}
+
 }  // namespace notellm

@@ -41,13 +41,16 @@ float row_loss(const float* logits, int32_t label, int64_t in_use, int64_t cols,
 
 }  // namespace
 
-void cross_entropy(Stream&, Tensor logits, Tensor labels, int64_t vocabulary_in_use, float scale, Tensor loss,
+void cross_entropy(Stream& stream, Tensor logits, Tensor labels, int64_t vocabulary_in_use, float scale, Tensor loss,
                    Tensor dlogits) {
   const int64_t rows = logits.rows(), cols = logits.cols(), in_use = vocabulary_in_use;
   expect("logits", logits, DType::f32, rows, cols);
   expect("labels", labels, DType::i32, rows);
   expect("loss", loss, DType::f32, rows);
   NOTELLM_CHECK(0 <= in_use && in_use <= cols, "{} of {} columns in use", in_use, cols);
+  if (!dlogits.empty()) expect("dlogits", dlogits, dlogits.dtype, rows, cols);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::cross_entropy(stream, logits, labels, in_use, scale, loss, dlogits);
   const int32_t* label = labels.as<int32_t>();
   for (int64_t r = 0; r < rows; ++r)
     NOTELLM_CHECK(label[r] >= 0 && label[r] < in_use, "label {} of row {}, but the vocabulary ends at {}", label[r], r,
@@ -62,7 +65,6 @@ void cross_entropy(Stream&, Tensor logits, Tensor labels, int64_t vocabulary_in_
     }
     return;
   }
-  expect("dlogits", dlogits, dlogits.dtype, rows, cols);
   with_float_type("dlogits", dlogits, [&]<class T>(T) {
     T* gradient = dlogits.as<T>();
 #pragma omp parallel for if (rows * cols > parallel_elements)

@@ -14,8 +14,14 @@ namespace notellm {
 //   loss     [rows]  f32
 //   dlogits  [rows, vocabulary]  f32 | bf16; may be logits when f32; empty: loss only
 // Columns from `vocabulary_in_use` on are padding: they take no part and get gradient 0.
-// Throws Error: shape or dtype mismatch; a label outside the vocabulary in use.
+// Throws Error: shape or dtype mismatch; on the CPU, a label outside the vocabulary in use. On CUDA the labels are not
+// checked: who made the batch has checked them.
 void cross_entropy(Stream& stream, Tensor logits, Tensor labels, int64_t vocabulary_in_use, float scale, Tensor loss,
                    Tensor dlogits);
+
+namespace gpu {  // after the checks
+void cross_entropy(Stream& stream, Tensor logits, Tensor labels, int64_t vocabulary_in_use, float scale, Tensor loss,
+                   Tensor dlogits);
+}
 
 }  // namespace notellm

@@ -1,6 +1,8 @@
 #include "kernels/embedding.h"
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/checks.h"
 #include "kernels/vector_math.h"
@@ -14,7 +16,20 @@ void expect_indices(const char* name, const Tensor& indices, int64_t bound) {
     NOTELLM_CHECK(index[i] >= 0 && index[i] < bound, "{}[{}] is {}, but must be below {}", name, i, index[i], bound);
 }
 
-void copy_rows(const Tensor& from, const int32_t* index, const Tensor& to) {
+void expect_groups(const RowGroups& groups, int64_t rows) {
+  const int32_t *begin = groups.begin.as<int32_t>(), *row = groups.rows.as<int32_t>();
+  const int64_t count = groups.target.rows();
+  NOTELLM_CHECK(begin[0] == 0 && begin[count] == rows, "groups of rows {} to {}, but there are {} rows", begin[0],
+                begin[count], rows);
+  for (int64_t g = 0; g < count; ++g)
+    NOTELLM_CHECK(begin[g] <= begin[g + 1], "group {} begins at {} and ends at {}", g, begin[g], begin[g + 1]);
+  for (int64_t k = 0; k < rows; ++k)
+    NOTELLM_CHECK(row[k] >= 0 && row[k] < rows, "row {} of the groups is {}, but must be below {}", k, row[k], rows);
+}
+
+void copy_rows(const char* name, const Tensor& from, const Tensor& indices, const Tensor& to) {
+  expect_indices(name, indices, from.rows());
+  const int32_t* index = indices.as<int32_t>();
   const int64_t rows = to.rows(), bytes = to.cols() * size_of(to.dtype);
   const char* source = static_cast<const char*>(from.data);
   char* target = static_cast<char*>(to.data);
@@ -22,68 +37,114 @@ void copy_rows(const Tensor& from, const int32_t* index, const Tensor& to) {
   for (int64_t r = 0; r < rows; ++r) std::memcpy(target + r * bytes, source + index[r] * bytes, bytes);
 }
 
-template <class T, class Sum>
-void add_row(const T* from, int64_t cols, Sum* to) {
+template <class T>
+void add_row(const T* from, int64_t cols, float* to) {
 #pragma omp simd
-  for (int64_t c = 0; c < cols; ++c) to[c] = rounded<Sum>(static_cast<float>(to[c]) + static_cast<float>(from[c]));
+  for (int64_t c = 0; c < cols; ++c) to[c] += static_cast<float>(from[c]);
 }
 
-// Counting sort: order[first[t] … first[t + 1]) are the rows with token t, ascending.
-void sort_by_token(const int32_t* tokens, int64_t rows, int64_t vocabulary, int32_t* order, int32_t* first) {
-  std::memset(first, 0, (vocabulary + 1) * sizeof(int32_t));
-  for (int64_t r = 0; r < rows; ++r) ++first[tokens[r] + 1];
-  for (int64_t t = 0; t < vocabulary; ++t) first[t + 1] += first[t];
-  for (int64_t r = 0; r < rows; ++r) order[first[tokens[r]]++] = static_cast<int32_t>(r);
-  // Each first[t] now is where t ends, which is where t + 1 begins.
-  std::memmove(first + 1, first, vocabulary * sizeof(int32_t));
-  first[0] = 0;
+constexpr int64_t block_cols = 256;
+
+// to[c] += the sum of `count` rows of `from`.
+template <class T, class Sum>
+void add_rows(const T* from, const int32_t* rows, int64_t count, int64_t cols, Sum* to) {
+  if constexpr (std::is_same_v<Sum, float>) {
+    for (int64_t k = 0; k < count; ++k) add_row(from + rows[k] * cols, cols, to);
+    return;
+  }
+  for (int64_t first = 0; first < cols; first += block_cols) {
+    const int64_t width = std::min(block_cols, cols - first);
+    float sum[block_cols];
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) sum[c] = static_cast<float>(to[first + c]);
+    for (int64_t k = 0; k < count; ++k) add_row(from + rows[k] * cols + first, width, sum);
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) to[first + c] = rounded<Sum>(sum[c]);
+  }
+}
+
+template <class T, class Sum>
+void scatter(const Tensor& dy, const RowGroups& groups, const Tensor& dx) {
+  const T* from = dy.as<T>();
+  Sum* to = dx.as<Sum>();
+  const int32_t *target = groups.target.as<int32_t>(),
+                *begin = groups.begin.empty() ? nullptr : groups.begin.as<int32_t>(),
+                *rows = begin ? groups.rows.as<int32_t>() : nullptr;
+  const int64_t count = groups.target.rows(), cols = dy.cols();
+  // Each target has one owner; frequent tokens make the work uneven, so that threads take what is left.
+#pragma omp parallel for schedule(dynamic, 64) if (dy.size() > parallel_elements)
+  for (int64_t g = 0; g < count; ++g) {
+    const auto own = static_cast<int32_t>(g);
+    if (begin)
+      add_rows(from, rows + begin[g], begin[g + 1] - begin[g], cols, to + target[g] * cols);
+    else
+      add_rows(from, &own, 1, cols, to + target[g] * cols);
+  }
 }
 
 }  // namespace
 
-void embedding(Stream&, Tensor tokens, Tensor table, Tensor x) {
+void embedding(Stream& stream, Tensor tokens, Tensor table, Tensor x) {
   expect("tokens", tokens, DType::i32, x.rows());
   expect("table", table, x.dtype, table.rows(), x.cols());
-  expect_indices("tokens", tokens, table.rows());
-  copy_rows(table, tokens.as<int32_t>(), x);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::gather_rows(stream, table, tokens, x);
+  copy_rows("tokens", table, tokens, x);
 }
 
-void embedding_backward(Stream&, Tensor tokens, Tensor dx, Tensor dtable, Tensor workspace) {
-  const int64_t rows = dx.rows(), cols = dx.cols(), vocabulary = dtable.rows();
-  expect("tokens", tokens, DType::i32, rows);
-  expect("dtable", dtable, DType::f32, vocabulary, cols);
-  NOTELLM_CHECK(workspace.dtype == DType::i32 && workspace.size() >= rows + vocabulary + 1,
-                "workspace is {}, but needs {} elements of i32", describe(workspace), rows + vocabulary + 1);
-  expect_indices("tokens", tokens, vocabulary);
-  int32_t *order = workspace.as<int32_t>(), *first = order + rows;
-  sort_by_token(tokens.as<int32_t>(), rows, vocabulary, order, first);
-  with_float_type("dx", dx, [&]<class T>(T) {
-    const T* from = dx.as<T>();
-    float* to = dtable.as<float>();
-    // Each token has one owner; frequent tokens make the work uneven, so that threads take what is left.
-#pragma omp parallel for schedule(dynamic, 64) if (rows * cols > parallel_elements)
-    for (int64_t t = 0; t < vocabulary; ++t)
-      for (int32_t i = first[t]; i < first[t + 1]; ++i) add_row(from + order[i] * cols, cols, to + t * cols);
-  });
-}
-
-void gather_rows(Stream&, Tensor x, Tensor rows, Tensor y) {
+void gather_rows(Stream& stream, Tensor x, Tensor rows, Tensor y) {
   expect("rows", rows, DType::i32, y.rows());
   expect("x", x, y.dtype, x.rows(), y.cols());
-  expect_indices("rows", rows, x.rows());
-  copy_rows(x, rows.as<int32_t>(), y);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::gather_rows(stream, x, rows, y);
+  copy_rows("rows", x, rows, y);
 }
 
-void scatter_add_rows(Stream&, Tensor dy, Tensor rows, Tensor dx) {
-  const int64_t count = dy.rows(), cols = dy.cols();
-  expect("rows", rows, DType::i32, count);
-  expect("dx", dx, dy.dtype, dx.rows(), cols);
-  expect_indices("rows", rows, dx.rows());
-  const int32_t* index = rows.as<int32_t>();
-  // One thread: a row may be named twice, and these are few rows.
+void scatter_add_rows(Stream& stream, Tensor dy, const RowGroups& groups, Tensor dx) {
+  const int64_t rows = dy.rows(), count = groups.target.rows();
+  const bool grouped = !groups.begin.empty();
+  expect("target", groups.target, DType::i32, grouped ? count : rows);
+  if (grouped) {
+    expect("begin", groups.begin, DType::i32, count + 1);
+    expect("rows", groups.rows, DType::i32, rows);
+  }
+  expect("dx", dx, dx.dtype == DType::f32 ? DType::f32 : dy.dtype, dx.rows(), dy.cols());
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::scatter_add_rows(stream, dy, groups, dx);
+  expect_indices("target", groups.target, dx.rows());
+  if (grouped) expect_groups(groups, rows);
   with_float_type("dy", dy, [&]<class T>(T) {
-    for (int64_t r = 0; r < count; ++r) add_row(dy.as<T>() + r * cols, cols, dx.as<T>() + index[r] * cols);
+    dx.dtype == DType::f32 ? scatter<T, float>(dy, groups, dx) : scatter<T, T>(dy, groups, dx);
   });
+}
+
+void GroupedRows::set(std::span<const int32_t> targets) {
+  const auto n = static_cast<int32_t>(targets.size());
+  // A counting sort: how many rows each target has, then where its next row goes.
+  place_.assign(n == 0 ? 0 : *std::max_element(targets.begin(), targets.end()) + 1, 0);
+  for (int32_t target : targets) {
+    NOTELLM_CHECK(target >= 0, "target {} of a row", target);
+    ++place_[target];
+  }
+  target_.clear();
+  begin_.clear();
+  int32_t begin = 0;
+  for (int32_t t = 0; t < std::ssize(place_); ++t) {
+    const int32_t count = place_[t];
+    place_[t] = begin;
+    if (count == 0) continue;
+    target_.push_back(t);
+    begin_.push_back(begin);
+    begin += count;
+  }
+  begin_.push_back(n);
+  rows_.resize(n);
+  for (int32_t r = 0; r < n; ++r) rows_[place_[targets[r]]++] = r;
+}
+
+RowGroups GroupedRows::view() const {
+  const auto of = [](const std::vector<int32_t>& v) { return Tensor::of(v.data(), {std::ssize(v)}); };
+  return {of(target_), of(begin_), of(rows_)};
 }
 
 }  // namespace notellm

@@ -17,11 +17,13 @@ double dot(const float* a, const float* b, int64_t cols) {
 
 }  // namespace
 
-void l2_normalize(Stream&, Tensor v, Tensor z, Tensor norm) {
+void l2_normalize(Stream& stream, Tensor v, Tensor z, Tensor norm) {
   const int64_t rows = v.rows(), cols = v.cols();
   expect("v", v, DType::f32, rows, cols);
   expect("z", z, DType::f32, rows, cols);
   expect("norm", norm, DType::f32, rows);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::l2_normalize(stream, v, z, norm);
   const float* from = v.as<float>();
   float *to = z.as<float>(), *length = norm.as<float>();
 #pragma omp parallel for if (rows * cols > parallel_elements)
@@ -35,12 +37,14 @@ void l2_normalize(Stream&, Tensor v, Tensor z, Tensor norm) {
   }
 }
 
-void l2_normalize_backward(Stream&, Tensor dz, Tensor z, Tensor norm, Tensor dv) {
+void l2_normalize_backward(Stream& stream, Tensor dz, Tensor z, Tensor norm, Tensor dv) {
   const int64_t rows = z.rows(), cols = z.cols();
   expect("dz", dz, DType::f32, rows, cols);
   expect("z", z, DType::f32, rows, cols);
   expect("norm", norm, DType::f32, rows);
   expect("dv", dv, DType::f32, rows, cols);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::l2_normalize_backward(stream, dz, z, norm, dv);
   const float *gradient = dz.as<float>(), *unit = z.as<float>(), *length = norm.as<float>();
   float* to = dv.as<float>();
 #pragma omp parallel for if (rows * cols > parallel_elements)

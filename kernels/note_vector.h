@@ -14,4 +14,9 @@ void l2_normalize(Stream& stream, Tensor v, Tensor z, Tensor norm);
 // Both throw Error(internal) for shapes or dtypes that do not fit each other.
 void l2_normalize_backward(Stream& stream, Tensor dz, Tensor z, Tensor norm, Tensor dv);
 
+namespace gpu {  // after the checks
+void l2_normalize(Stream& stream, Tensor v, Tensor z, Tensor norm);
+void l2_normalize_backward(Stream& stream, Tensor dz, Tensor z, Tensor norm, Tensor dv);
+}  // namespace gpu
+
 }  // namespace notellm

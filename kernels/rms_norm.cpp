@@ -72,7 +72,7 @@ void gamma_gradient(const T* dy, const T* x, const float* inv_rms, int64_t rows,
 
 }  // namespace
 
-void rms_norm(Stream&, Tensor x, Tensor delta, Tensor gamma, float eps, Tensor x_out, Tensor y, Tensor inv_rms) {
+void rms_norm(Stream& stream, Tensor x, Tensor delta, Tensor gamma, float eps, Tensor x_out, Tensor y, Tensor inv_rms) {
   const int64_t rows = x.rows(), cols = x.cols();
   const bool add = !delta.empty();
   if (add) {
@@ -83,6 +83,8 @@ void rms_norm(Stream&, Tensor x, Tensor delta, Tensor gamma, float eps, Tensor x
   expect("y", y, x.dtype, rows, cols);
   expect("inv_rms", inv_rms, DType::f32, rows);
   NOTELLM_CHECK(eps > 0, "eps is {}, but must be positive", eps);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::rms_norm(stream, x, delta, gamma, eps, x_out, y, inv_rms);
   with_float_type("x", x, [&]<class T>(T) {
     const T *from = x.as<T>(), *more = add ? delta.as<T>() : nullptr, *scale = gamma.as<T>();
     T *sum = add ? x_out.as<T>() : x.as<T>(), *to = y.as<T>();
@@ -98,11 +100,13 @@ void rms_norm(Stream&, Tensor x, Tensor delta, Tensor gamma, float eps, Tensor x
   });
 }
 
-void rms_norm_apply(Stream&, Tensor x, Tensor gamma, Tensor inv_rms, Tensor y) {
+void rms_norm_apply(Stream& stream, Tensor x, Tensor gamma, Tensor inv_rms, Tensor y) {
   const int64_t rows = x.rows(), cols = x.cols();
   expect("gamma", gamma, x.dtype, cols);
   expect("inv_rms", inv_rms, DType::f32, rows);
   expect("y", y, x.dtype, rows, cols);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::rms_norm_apply(stream, x, gamma, inv_rms, y);
   with_float_type("x", x, [&]<class T>(T) {
     const T *from = x.as<T>(), *scale = gamma.as<T>();
     const float* inverse = inv_rms.as<float>();
@@ -112,13 +116,23 @@ void rms_norm_apply(Stream&, Tensor x, Tensor gamma, Tensor inv_rms, Tensor y) {
   });
 }
 
-void rms_norm_backward(Stream&, Tensor dy, Tensor x, Tensor gamma, Tensor inv_rms, Tensor dx, Tensor dgamma) {
+// 16 rows or more to a part, so that what is written for a part is at most a sixteenth of what is read for it; at most
+// 512 parts, about as many blocks as a large GPU runs at once.
+int64_t rms_norm_backward_workspace(int64_t rows, int64_t cols) {
+  return std::min<int64_t>((rows + 15) / 16, 512) * cols;
+}
+
+void rms_norm_backward(Stream& stream, Tensor dy, Tensor x, Tensor gamma, Tensor inv_rms, Tensor dx, Tensor dgamma,
+                       Tensor workspace) {
   const int64_t rows = x.rows(), cols = x.cols();
   expect("dy", dy, x.dtype, rows, cols);
   expect("gamma", gamma, x.dtype, cols);
   expect("inv_rms", inv_rms, DType::f32, rows);
   expect("dx", dx, x.dtype, rows, cols);
   expect("dgamma", dgamma, DType::f32, cols);
+  expect("workspace", workspace, DType::f32, rms_norm_backward_workspace(rows, cols));
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::rms_norm_backward(stream, dy, x, gamma, inv_rms, dx, dgamma, workspace);
   with_float_type("x", x, [&]<class T>(T) {
     const T *from = x.as<T>(), *gradient = dy.as<T>(), *scale = gamma.as<T>();
     const float* inverse = inv_rms.as<float>();

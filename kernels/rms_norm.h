@@ -25,8 +25,18 @@ void rms_norm_apply(Stream& stream, Tensor x, Tensor gamma, Tensor inv_rms, Tens
 //
 //   dy, x, dx  [rows, cols]  as x above; dx is added to: it holds the gradient that goes around the norm
 //   dgamma     [cols]        f32
+//   workspace  [rms_norm_backward_workspace(rows, cols)]  f32: on CUDA overwritten with sums of parts of the rows
 //
-// Sums over rows are in fixed chunks of rows: the same bits for any number of threads.
-void rms_norm_backward(Stream& stream, Tensor dy, Tensor x, Tensor gamma, Tensor inv_rms, Tensor dx, Tensor dgamma);
+// Sums over rows are in parts that depend on the shape alone: the same bits for any number of threads.
+void rms_norm_backward(Stream& stream, Tensor dy, Tensor x, Tensor gamma, Tensor inv_rms, Tensor dx, Tensor dgamma,
+                       Tensor workspace);
+int64_t rms_norm_backward_workspace(int64_t rows, int64_t cols);
+
+namespace gpu {  // after the checks
+void rms_norm(Stream& stream, Tensor x, Tensor delta, Tensor gamma, float eps, Tensor x_out, Tensor y, Tensor inv_rms);
+void rms_norm_apply(Stream& stream, Tensor x, Tensor gamma, Tensor inv_rms, Tensor y);
+void rms_norm_backward(Stream& stream, Tensor dy, Tensor x, Tensor gamma, Tensor inv_rms, Tensor dx, Tensor dgamma,
+                       Tensor workspace);
+}  // namespace gpu
 
 }  // namespace notellm

@@ -35,13 +35,15 @@ void rope_table(float theta, int64_t head_dim, Tensor table) {
   }
 }
 
-void rope(Stream&, Tensor x, Tensor positions, Tensor table, int64_t heads, int64_t head_dim, int direction) {
+void rope(Stream& stream, Tensor x, Tensor positions, Tensor table, int64_t heads, int64_t head_dim, int direction) {
   const int64_t rows = x.rows(), cols = x.cols(), half = head_dim / 2, known = table.rows();
   NOTELLM_CHECK(head_dim > 0 && head_dim % 2 == 0, "head_dim is {}, but must be even", head_dim);
   NOTELLM_CHECK(heads >= 0 && heads * head_dim <= cols, "{} heads of {} in {} columns", heads, head_dim, cols);
   expect("positions", positions, DType::i32, rows);
   expect("table", table, DType::f32, known, head_dim);
   NOTELLM_CHECK(direction == 1 || direction == -1, "direction is {}, but must be 1 or -1", direction);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::rope(stream, x, positions, table, heads, head_dim, direction);
   const int32_t* position = positions.as<int32_t>();
   for (int64_t r = 0; r < rows; ++r)
     NOTELLM_CHECK(position[r] >= 0 && position[r] < known, "position {} of row {}, but the table ends at {}",

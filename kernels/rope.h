@@ -13,9 +13,13 @@ void rope_table(float theta, int64_t head_dim, Tensor table);
 
 // In place, for the first `heads` heads of each row: x[2i-th pair] rotated by the row's position.
 //   x          [rows, columns]  f32 | bf16; columns ≥ heads·head_dim; what is beyond them is left alone
-//   positions  [rows]           i32, each below table's positions
+//   positions  [rows]           i32, each below table's positions (not checked on CUDA: its maker has)
 //   direction  +1: forward; −1: backward (the inverse rotation, which is the transpose)
 // Throws Error: shape or dtype mismatch, odd head_dim.
 void rope(Stream& stream, Tensor x, Tensor positions, Tensor table, int64_t heads, int64_t head_dim, int direction);
+
+namespace gpu {  // after the checks
+void rope(Stream& stream, Tensor x, Tensor positions, Tensor table, int64_t heads, int64_t head_dim, int direction);
+}
 
 }  // namespace notellm

@@ -12,12 +12,14 @@ namespace notellm {
 void swiglu(Stream& stream, Tensor gate_up, Tensor y);
 
 // Both throw Error(internal) for shapes or dtypes that do not fit each other.
-// d_gate_up from dy; d_gate_up may be gate_up.
+// d_gate_up from dy, and y = swiglu(gate_up) once more, which the gradient of the product after it needs.
 //   dg = dy·u·σ(g)·(1 + g·(1 − σ(g))),   du = dy·g·σ(g)
-void swiglu_backward(Stream& stream, Tensor dy, Tensor gate_up, Tensor d_gate_up);
+// d_gate_up may be gate_up, and y may be dy.
+void swiglu_backward(Stream& stream, Tensor dy, Tensor gate_up, Tensor d_gate_up, Tensor y);
 
 namespace gpu {  // after the checks
 void swiglu(Stream& stream, Tensor gate_up, Tensor y);
-}
+void swiglu_backward(Stream& stream, Tensor dy, Tensor gate_up, Tensor d_gate_up, Tensor y);
+}  // namespace gpu
 
 }  // namespace notellm

@@ -143,26 +143,32 @@ void KernelBench::memory_ops() {
   const Tensor rope_angles = fill(DType::f32, {config_.context, 2, config_.head_dim / 2});
   const Tensor table = fill(compute_, {vocabulary_, dim}), d_table = fill(DType::f32, {vocabulary_, dim});
   const Tensor tokens = integers(rows, [&](int64_t i) { return int32_t(random_bits(2, i, 0) % vocabulary_); });
-  const Tensor workspace = integers(rows + vocabulary_ + 1, [](int64_t) { return 0; });
+  GroupedRows token_rows;
   const Tensor logits = fill(DType::f32, {rows, vocabulary_}), loss = fill(DType::f32, {rows});
   const Tensor d_logits = compute_ == DType::f32 ? logits : fill(compute_, {rows, vocabulary_});
   const Tensor weights = fill(DType::f32, {parameters}), gradient = fill(DType::f32, {parameters});
   const Tensor m = arena_.allocate(DType::f32, {parameters}), v = arena_.allocate(DType::f32, {parameters});
+  const Tensor norm_workspace = arena_.allocate(DType::f32, {rms_norm_backward_workspace(rows, dim)});
+  const Tensor squares = arena_.allocate(DType::f64, {1}),
+               squares_workspace = arena_.allocate(DType::f64, {sum_of_squares_parts});
   const Tensor narrow = compute_ == DType::f32 ? Tensor() : arena_.allocate(compute_, {parameters});
 
   ops_.row({"op", "time", "moves", "× copy"});
   memory_op("rms_norm, residual added", 4 * tile, [&] { rms_norm(stream_, x, delta, gamma, 1e-5f, x, y, inv_rms); });
-  memory_op("rms_norm_backward", 4 * tile, [&] { rms_norm_backward(stream_, y, x, gamma, inv_rms, delta, d_gamma); });
+  memory_op("rms_norm_backward", 4 * tile,
+            [&] { rms_norm_backward(stream_, y, x, gamma, inv_rms, delta, d_gamma, norm_workspace); });
   memory_op("rope", 2 * e * rows * q_dim,
             [&] { rope(stream_, q, positions, rope_angles, config_.heads, config_.head_dim, +1); });
   memory_op("swiglu", 3 * e * rows * ffn, [&] { swiglu(stream_, gate_up, inner); });
-  memory_op("swiglu_backward", 5 * e * rows * ffn, [&] { swiglu_backward(stream_, inner, gate_up, d_gate_up); });
+  memory_op("swiglu_backward", 6 * e * rows * ffn, [&] { swiglu_backward(stream_, inner, gate_up, d_gate_up, inner); });
   memory_op("embedding", 2 * tile, [&] { embedding(stream_, tokens, table, x); });
-  memory_op("embedding_backward", tile + 8.0 * rows * dim,
-            [&] { embedding_backward(stream_, tokens, y, d_table, workspace); });
+  memory_op("embedding, backward", tile + 8.0 * rows * dim, [&] {
+    token_rows.set(tokens.span<int32_t>());
+    scatter_add_rows(stream_, y, token_rows.view(), d_table);
+  });
   memory_op("cross_entropy", (4 + size_of(d_logits.dtype)) * 1.0 * rows * vocabulary_,
             [&] { cross_entropy(stream_, logits, tokens, vocabulary_, 1e-3f, loss, d_logits); });
-  memory_op("sum_of_squares", 4.0 * parameters, [&] { sum_of_squares(stream_, gradient); });
+  memory_op("sum_of_squares", 4.0 * parameters, [&] { sum_of_squares(stream_, gradient, squares, squares_workspace); });
   memory_op("adamw", (28.0 + (narrow.empty() ? 0 : 2)) * parameters, [&] {
     adamw(stream_, {1e-3f, 0.9f, 0.98f, 1e-8f, 0.01f, 1, 1}, gradient, weights, m, v, narrow);
   });

@@ -41,7 +41,7 @@ void note_vectors_backward(Stream& stream, Tensor dz, Tensor hidden, Tensor plac
   const Tensor dv = in_dtype(stream, dz, hidden.dtype, arena);
   gemm(stream, dv, Transpose::yes, h, Transpose::no, d_projection, true);
   gemm(stream, dv, Transpose::no, projection, Transpose::no, dh);
-  scatter_add_rows(stream, dh, places, d_hidden);
+  scatter_add_rows(stream, dh, {places, {}, {}}, d_hidden);
   arena.rewind(mark);
 }
 

@@ -11,7 +11,7 @@ namespace notellm {
 //   norm [b] f32
 void note_vectors(Stream& stream, Tensor hidden, Tensor places, Tensor projection, Tensor z, Tensor norm, Arena& arena);
 
-// d_hidden[places[i], :] += and d_projection += from dz [b, note_dim] f32, which is overwritten.
+// d_hidden[places[i], :] += and d_projection += from dz [b, note_dim] f32, which is overwritten; places are distinct.
 void note_vectors_backward(Stream& stream, Tensor dz, Tensor hidden, Tensor places, Tensor projection, Tensor z,
                            Tensor norm, Tensor d_hidden, Tensor d_projection, Arena& arena);
 

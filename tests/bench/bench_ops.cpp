@@ -88,8 +88,9 @@ void rms_norm_gradient(benchmark::State& state) {
   const DType dtype = dtype_of(state);
   const Data x(dtype, rows, cols), dy(dtype, rows, cols), gamma(dtype, cols, 1), dx(dtype, rows, cols),
       inverse(DType::f32, rows, 1);
-  const Data dgamma(DType::f32, cols, 1);
-  measure(state, 4 * x.t.bytes(), [&] { rms_norm_backward(stream, dy.t, x.t, gamma.t, inverse.t, dx.t, dgamma.t); });
+  const Data dgamma(DType::f32, cols, 1), workspace(DType::f32, rms_norm_backward_workspace(rows, cols), 1);
+  measure(state, 4 * x.t.bytes(),
+          [&] { rms_norm_backward(stream, dy.t, x.t, gamma.t, inverse.t, dx.t, dgamma.t, workspace.t); });
 }
 
 void rope_rotation(benchmark::State& state) {
@@ -108,8 +109,8 @@ void swiglu_forward(benchmark::State& state) {
 void swiglu_gradient(benchmark::State& state) {
   const int64_t rows = state.range(1), cols = state.range(2);
   const Data gate_up(dtype_of(state), rows, 2 * cols), d(dtype_of(state), rows, 2 * cols),
-      dy(dtype_of(state), rows, cols);
-  measure(state, 5 * dy.t.bytes(), [&] { swiglu_backward(stream, dy.t, gate_up.t, d.t); });
+      dy(dtype_of(state), rows, cols), y(dtype_of(state), rows, cols);
+  measure(state, 6 * dy.t.bytes(), [&] { swiglu_backward(stream, dy.t, gate_up.t, d.t, y.t); });
 }
 
 void embedding_lookup(benchmark::State& state) {
@@ -121,9 +122,11 @@ void embedding_lookup(benchmark::State& state) {
 void embedding_gradient(benchmark::State& state) {
   const int64_t rows = state.range(1), cols = state.range(2);
   const Data table(DType::f32, 8192, cols), tokens(DType::i32, rows, 1, 8192), dx(dtype_of(state), rows, cols);
-  const Data workspace(DType::i32, rows + 8193, 1);
-  measure(state, dx.t.bytes() + 2 * rows * cols * 4,
-          [&] { embedding_backward(stream, tokens.t, dx.t, table.t, workspace.t); });
+  GroupedRows groups;
+  measure(state, dx.t.bytes() + 2 * rows * cols * 4, [&] {
+    groups.set(tokens.t.span<int32_t>());
+    scatter_add_rows(stream, dx.t, groups.view(), table.t);
+  });
 }
 
 void cross_entropy_both(benchmark::State& state) {
@@ -162,7 +165,8 @@ void adamw_step(benchmark::State& state) {
 
 void squares(benchmark::State& state) {
   const Data x(DType::f32, state.range(1), state.range(2));
-  measure(state, x.t.bytes(), [&] { benchmark::DoNotOptimize(sum_of_squares(stream, x.t)); });
+  const Data result(DType::f64, 1, 1), workspace(DType::f64, sum_of_squares_parts, 1);
+  measure(state, x.t.bytes(), [&] { sum_of_squares(stream, x.t, result.t, workspace.t); });
 }
 
 // {bf16, rows, columns}: in L2, and large.

@@ -12,6 +12,12 @@ using test::view;
 
 Stream stream;
 
+double squares_of(const Tensor& x) {
+  std::vector<double> result{-1}, workspace(sum_of_squares_parts, -1.0);
+  sum_of_squares(stream, x, view(result, {1}), view(workspace, {sum_of_squares_parts}));
+  return result[0];
+}
+
 TEST(AdamW, ByHand) {
   // The first step's corrected moments are g and g²: the update is lr·(sign(g) + decay·w).
   std::vector<float> g{8, -0.5f}, w{1, 2}, m(2), v(2);
@@ -95,7 +101,7 @@ TEST(AdamW, SameBitsForAnyThreads) {
            .gradient_scale = 1,
            .step = 7},
           view(g, {n}), view(w, {n}), view(m, {n}), view(v, {n}), view(compute, {n}));
-    const std::vector<double> sum{sum_of_squares(stream, view(w, {n}))};
+    const std::vector<double> sum{squares_of(view(w, {n}))};
     return test::bytes_of(w, m, v) + test::bytes_of(compute) + test::bytes_of(sum);
   });
 }
@@ -105,19 +111,19 @@ TEST(SumOfSquares, AgainstDouble) {
     std::vector<float> x = normal(n, 1);
     double exact = 0;
     for (float value : x) exact += static_cast<double>(value) * value;
-    EXPECT_NEAR(sum_of_squares(stream, view(x, {n})), exact, 1e-12 * exact) << n;
+    EXPECT_NEAR(squares_of(view(x, {n})), exact, 1e-12 * exact) << n;
   }
   std::vector<float> big{1e30f, 1e30f};
-  EXPECT_NEAR(sum_of_squares(stream, view(big, {2})), 2e60, 1e54) << "beyond the range of f32";
+  EXPECT_NEAR(squares_of(view(big, {2})), 2e60, 1e54) << "beyond the range of f32";
 }
 
 TEST(SumOfSquares, CarriesNanAndInfinity) {
   for (size_t at : {size_t{0}, size_t{777}, size_t{49999}}) {
     std::vector<float> x(50000, 1.0f);
     x[at] = std::numeric_limits<float>::infinity();
-    EXPECT_TRUE(std::isinf(sum_of_squares(stream, view(x, {50000}))));
+    EXPECT_TRUE(std::isinf(squares_of(view(x, {50000}))));
     x[at] = std::nanf("");
-    EXPECT_TRUE(std::isnan(sum_of_squares(stream, view(x, {50000}))));
+    EXPECT_TRUE(std::isnan(squares_of(view(x, {50000}))));
   }
 }
 
@@ -135,7 +141,11 @@ TEST(AdamW, Errors) {
   EXPECT_ERROR(internal, "compute", adamw(stream, step, good, good, good, good, view(short_half, {3})));
   step.step = 0;
   EXPECT_ERROR(internal, "step is 0", adamw(stream, step, good, good, good, good, narrow));
-  EXPECT_ERROR(internal, "bf16", sum_of_squares(stream, narrow));
+  std::vector<double> sum(1), parts(sum_of_squares_parts);
+  const Tensor result = view(sum, {1}), workspace = view(parts, {sum_of_squares_parts});
+  EXPECT_ERROR(internal, "x is bf16", sum_of_squares(stream, narrow, result, workspace));
+  EXPECT_ERROR(internal, "result", sum_of_squares(stream, good, good, workspace));
+  EXPECT_ERROR(internal, "workspace", sum_of_squares(stream, good, result, result));
 }
 
 }  // namespace

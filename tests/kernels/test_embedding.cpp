@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/embedding.h"
 #include "tests/kernels/op_support.h"
 #include "tests/support/expect_error.h"
@@ -11,19 +13,26 @@ using test::view;
 
 Stream stream;
 
+// The gradient of embedding.
+void embedding_backward(const std::vector<int32_t>& tokens, Tensor dx, Tensor dtable) {
+  GroupedRows groups;
+  groups.set(tokens);
+  scatter_add_rows(stream, dx, groups.view(), dtable);
+}
+
 TEST(Embedding, ByHand) {
   std::vector<float> table{0, 1, 10, 11, 20, 21}, x(6), dx{1, 2, 3, 4, 5, 6}, dtable{100, 100, 100, 100, 100, 100};
-  std::vector<int32_t> tokens{2, 0, 2}, workspace(3 + 3 + 1);
+  std::vector<int32_t> tokens{2, 0, 2};
   embedding(stream, view(tokens, {3}), view(table, {3, 2}), view(x, {3, 2}));
   EXPECT_EQ(x, (std::vector<float>{20, 21, 0, 1, 20, 21}));
-  embedding_backward(stream, view(tokens, {3}), view(dx, {3, 2}), view(dtable, {3, 2}), view(workspace, {7}));
+  embedding_backward(tokens, view(dx, {3, 2}), view(dtable, {3, 2}));
   EXPECT_EQ(dtable, (std::vector<float>{103, 104, 100, 100, 106, 108}));
   std::vector<float> y(4), dy{1, 1, 2, 2}, back{0, 0, 0, 0, 7, 7};
-  std::vector<int32_t> rows{1, 1};
+  std::vector<int32_t> rows{1, 1}, target{2, 0};
   gather_rows(stream, view(table, {3, 2}), view(rows, {2}), view(y, {2, 2}));
   EXPECT_EQ(y, (std::vector<float>{10, 11, 10, 11}));
-  scatter_add_rows(stream, view(dy, {2, 2}), view(rows, {2}), view(back, {3, 2}));
-  EXPECT_EQ(back, (std::vector<float>{0, 0, 3, 3, 7, 7}));
+  scatter_add_rows(stream, view(dy, {2, 2}), {view(target, {2}), {}, {}}, view(back, {3, 2}));
+  EXPECT_EQ(back, (std::vector<float>{2, 2, 0, 0, 8, 8}));
 }
 
 template <class T>
@@ -35,14 +44,12 @@ template <class T>
 void check(int64_t rows, int64_t vocabulary, int64_t cols) {
   SCOPED_TRACE(fmt::format("{} rows, {} tokens, {} columns", rows, vocabulary, cols));
   std::vector<T> table = cast<T>(normal(vocabulary * cols, 1)), x(rows * cols), dx = cast<T>(normal(rows * cols, 2));
-  std::vector<int32_t> tokens = test::integers(rows, static_cast<int32_t>(vocabulary), 3),
-                       workspace(rows + vocabulary + 1, -5);
+  std::vector<int32_t> tokens = test::integers(rows, static_cast<int32_t>(vocabulary), 3);
   std::vector<float> dtable = normal(vocabulary * cols, 4);
   std::vector<double> exact = test::widen(dtable), magnitude = exact;
   for (double& m : magnitude) m = std::fabs(m);
   embedding(stream, view(tokens, {rows}), view(table, {vocabulary, cols}), view(x, {rows, cols}));
-  embedding_backward(stream, view(tokens, {rows}), view(dx, {rows, cols}), view(dtable, {vocabulary, cols}),
-                     view(workspace, {rows + vocabulary + 1}));
+  embedding_backward(tokens, view(dx, {rows, cols}), view(dtable, {vocabulary, cols}));
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c) {
       const int64_t to = tokens[r] * cols + c;
@@ -62,34 +69,65 @@ TYPED_TEST(EmbeddingOf, AgainstDouble) {
   check<TypeParam>(700, 90, 67);
 }
 
-TYPED_TEST(EmbeddingOf, RowsAgainstDouble) {
-  const int64_t n = 40, m = 90, cols = 33;
+TYPED_TEST(EmbeddingOf, RowsAndTheirGradient) {
+  const int64_t n = 90, m = 40, cols = 300;
   std::vector<TypeParam> x = cast<TypeParam>(normal(n * cols, 1)), y(m * cols),
                          dx = cast<TypeParam>(normal(n * cols, 2));
-  std::vector<int32_t> rows = test::integers(m, n, 3);
+  std::vector<int32_t> rows = test::integers(n, static_cast<int32_t>(n), 3);
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  ASSERT_GT(std::ssize(rows), m);
+  rows.resize(m);
+  std::reverse(rows.begin(), rows.end());
   gather_rows(stream, view(x, {n, cols}), view(rows, {m}), view(y, {m, cols}));
   std::vector<TypeParam> expected = dx;
-  scatter_add_rows(stream, view(y, {m, cols}), view(rows, {m}), view(dx, {n, cols}));
+  scatter_add_rows(stream, view(y, {m, cols}), {view(rows, {m}), {}, {}}, view(dx, {n, cols}));
   for (int64_t r = 0; r < m; ++r)
     for (int64_t c = 0; c < cols; ++c) {
       ASSERT_EQ(static_cast<float>(y[r * cols + c]), static_cast<float>(x[rows[r] * cols + c]));
       TypeParam& sum = expected[rows[r] * cols + c];
       sum = TypeParam(static_cast<float>(sum) + static_cast<float>(y[r * cols + c]));
     }
-  EXPECT_TRUE(test::bytes_of(dx) == test::bytes_of(expected)) << "added row by row, in order";
+  EXPECT_TRUE(test::bytes_of(dx) == test::bytes_of(expected));
+}
+
+// 256 + 1 + … + 1: a bf16 that is rounded after each addition would stay at 256.
+TEST(Embedding, SumsInF32) {
+  std::vector<bf16> dy(6, bf16(1.0f)), dx{bf16(0.0f), bf16(256.0f)};
+  embedding_backward({1, 1, 1, 1, 1, 1}, view(dy, {6, 1}), view(dx, {2, 1}));
+  EXPECT_EQ(static_cast<float>(dx[0]), 0.0f);
+  EXPECT_EQ(static_cast<float>(dx[1]), 262.0f);
+}
+
+TEST(GroupedRows, AreAscendingAndStable) {
+  GroupedRows groups;
+  for (const std::vector<int32_t>& targets : {std::vector<int32_t>{7, 2, 7, 0, 2, 7}, {}, {3}}) {
+    groups.set(targets);
+    const RowGroups g = groups.view();
+    const auto list = [](const Tensor& t) { return std::vector<int32_t>(t.as<int32_t>(), t.as<int32_t>() + t.size()); };
+    if (targets.size() == 6) {
+      EXPECT_EQ(list(g.target), (std::vector<int32_t>{0, 2, 7}));
+      EXPECT_EQ(list(g.begin), (std::vector<int32_t>{0, 1, 3, 6}));
+      EXPECT_EQ(list(g.rows), (std::vector<int32_t>{3, 1, 4, 0, 2, 5}));
+    } else {
+      EXPECT_EQ(list(g.target), targets);
+      EXPECT_EQ(g.begin.size(), std::ssize(targets) + 1);
+      EXPECT_EQ(g.rows.size(), std::ssize(targets));
+    }
+  }
+  EXPECT_ERROR(internal, "target -3", groups.set(std::vector<int32_t>{1, -3}));
 }
 
 TYPED_TEST(EmbeddingOf, SameBitsForAnyThreads) {
   const int64_t rows = 900, vocabulary = 200, cols = 65;
-  std::vector<int32_t> tokens = test::integers(rows, vocabulary, 3), workspace(rows + vocabulary + 1);
+  std::vector<int32_t> tokens = test::integers(rows, vocabulary, 3);
   std::vector<TypeParam> dx = cast<TypeParam>(normal(rows * cols, 2)),
                          table = cast<TypeParam>(normal(vocabulary * cols, 5));
   test::expect_same_bits([&] {
     std::vector<float> dtable(vocabulary * cols);
     std::vector<TypeParam> x(rows * cols);
     embedding(stream, view(tokens, {rows}), view(table, {vocabulary, cols}), view(x, {rows, cols}));
-    embedding_backward(stream, view(tokens, {rows}), view(dx, {rows, cols}), view(dtable, {vocabulary, cols}),
-                       view(workspace, {rows + vocabulary + 1}));
+    embedding_backward(tokens, view(dx, {rows, cols}), view(dtable, {vocabulary, cols}));
     return test::bytes_of(x) + test::bytes_of(dtable);
   });
 }
@@ -97,19 +135,24 @@ TYPED_TEST(EmbeddingOf, SameBitsForAnyThreads) {
 TEST(Embedding, Errors) {
   std::vector<float> table(6), x(4);
   std::vector<bf16> half(4);
-  std::vector<int32_t> tokens{0, 3}, fine{0, 2}, negative{-1, 0}, workspace(2 + 3 + 1);
-  const Tensor words = view(table, {3, 2}), out = view(x, {2, 2}), good = view(fine, {2}), work = view(workspace, {6});
+  std::vector<int32_t> tokens{0, 3}, fine{0, 2}, negative{-1, 0}, begin{0, 1, 2}, early{0, 1, 1}, back{0, 3, 2};
+  const Tensor words = view(table, {3, 2}), out = view(x, {2, 2}), good = view(fine, {2}), starts = view(begin, {3});
   EXPECT_ERROR(internal, "tokens[1] is 3", embedding(stream, view(tokens, {2}), words, out));
   EXPECT_ERROR(internal, "tokens[0] is -1", embedding(stream, view(negative, {2}), words, out));
   EXPECT_ERROR(internal, "tokens is", embedding(stream, good.slice(0, 1), words, out));
   EXPECT_ERROR(internal, "table", embedding(stream, good, words, view(half, {2, 2})));
-  EXPECT_ERROR(internal, "tokens[1] is 3", embedding_backward(stream, view(tokens, {2}), out, words, work));
-  EXPECT_ERROR(internal, "dtable", embedding_backward(stream, good, out, view(x, {4, 1}), work));
-  EXPECT_ERROR(internal, "workspace", embedding_backward(stream, good, out, words, work.slice(0, 5)));
   EXPECT_ERROR(internal, "rows[1] is 3", gather_rows(stream, words, view(tokens, {2}), out));
   EXPECT_ERROR(internal, "x is", gather_rows(stream, view(x, {4, 1}), good, out));
-  EXPECT_ERROR(internal, "rows[1] is 3", scatter_add_rows(stream, out, view(tokens, {2}), words));
-  EXPECT_ERROR(internal, "dx", scatter_add_rows(stream, out, good, view(half, {2, 2})));
+  const auto scatter = [&](const RowGroups& groups, Tensor dx) { scatter_add_rows(stream, out, groups, dx); };
+  EXPECT_ERROR(internal, "target[1] is 3", scatter({view(tokens, {2}), {}, {}}, words));
+  EXPECT_ERROR(internal, "target is", scatter({good.slice(0, 1), {}, {}}, words));
+  EXPECT_ERROR(internal, "dx", scatter({good, {}, {}}, view(half, {2, 2})));
+  EXPECT_ERROR(internal, "dx", scatter({good, {}, {}}, view(x, {4, 1})));
+  EXPECT_ERROR(internal, "begin", scatter({good, good, good}, words));
+  EXPECT_ERROR(internal, "rows", scatter({good, starts, starts}, words));
+  EXPECT_ERROR(internal, "there are 2", scatter({good, view(early, {3}), good}, words));
+  EXPECT_ERROR(internal, "row 1 of the groups is 2", scatter({good, starts, good}, words));
+  EXPECT_ERROR(internal, "group 1 begins at 3", scatter({good, view(back, {3}), good}, words));
 }
 
 }  // namespace

@@ -16,6 +16,12 @@ using test::widen;
 constexpr float eps = 1e-5f;
 Stream stream;
 
+// rms_norm_backward with its workspace.
+void backward(Tensor dy, Tensor x, Tensor gamma, Tensor inv_rms, Tensor dx, Tensor dgamma) {
+  std::vector<float> workspace(rms_norm_backward_workspace(x.rows(), x.cols()));
+  rms_norm_backward(stream, dy, x, gamma, inv_rms, dx, dgamma, Tensor::of(workspace.data(), {std::ssize(workspace)}));
+}
+
 TEST(RmsNorm, ByHand) {
   // x + delta = [1, 7]: mean of squares 25, + 11 = 36, square root 6.
   std::vector<float> x{0, 3}, delta{1, 4}, gamma{6, 2}, sum(2), y(2), inv_rms(1);
@@ -27,8 +33,8 @@ TEST(RmsNorm, ByHand) {
   EXPECT_FLOAT_EQ(y[1], 7.0f / 3.0f);
   // dy = [1, 0]: γ·dy = [6, 0], x̂ = [1/6, 7/6], mean(γ·dy·x̂) = 1/2; dx = ([6, 0] − x̂/2) / 6; dγ = dy·x̂.
   std::vector<float> dy{1, 0}, dx{10, 20}, dgamma{100, 200};
-  rms_norm_backward(stream, view(dy, {1, 2}), view(sum, {1, 2}), view(gamma, {2}), view(inv_rms, {1}), view(dx, {1, 2}),
-                    view(dgamma, {2}));
+  backward(view(dy, {1, 2}), view(sum, {1, 2}), view(gamma, {2}), view(inv_rms, {1}), view(dx, {1, 2}),
+           view(dgamma, {2}));
   EXPECT_FLOAT_EQ(dx[0], 10.0f + (6.0f - 1.0f / 12.0f) / 6.0f);
   EXPECT_FLOAT_EQ(dx[1], 20.0f - 7.0f / 72.0f);
   EXPECT_FLOAT_EQ(dgamma[0], 100.0f + 1.0f / 6.0f);
@@ -102,8 +108,8 @@ void check_backward(int64_t rows, int64_t cols) {
   for (float& value : inv_rms) value = std::fabs(value) + 0.1f;
   const std::vector<double> d = widen(dy), from = widen(x), scale = widen(gamma), before = widen(dx),
                             gamma_before = widen(dgamma);
-  rms_norm_backward(stream, view(dy, {rows, cols}), view(x, {rows, cols}), view(gamma, {cols}), view(inv_rms, {rows}),
-                    view(dx, {rows, cols}), view(dgamma, {cols}));
+  backward(view(dy, {rows, cols}), view(x, {rows, cols}), view(gamma, {cols}), view(inv_rms, {rows}),
+           view(dx, {rows, cols}), view(dgamma, {cols}));
   std::vector<double> gamma_exact = gamma_before, gamma_magnitude(cols);
   for (int64_t c = 0; c < cols; ++c) gamma_magnitude[c] = std::fabs(gamma_before[c]);
   for (int64_t r = 0; r < rows; ++r) {
@@ -141,8 +147,8 @@ TYPED_TEST(RmsNormOf, SameBitsForAnyThreads) {
     std::vector<float> inv_rms(rows), dgamma(cols);
     rms_norm(stream, view(x, {rows, cols}), view(delta, {rows, cols}), view(gamma, {cols}), eps, view(x, {rows, cols}),
              view(y, {rows, cols}), view(inv_rms, {rows}));
-    rms_norm_backward(stream, view(delta, {rows, cols}), view(x, {rows, cols}), view(gamma, {cols}),
-                      view(inv_rms, {rows}), view(dx, {rows, cols}), view(dgamma, {cols}));
+    backward(view(delta, {rows, cols}), view(x, {rows, cols}), view(gamma, {cols}), view(inv_rms, {rows}),
+             view(dx, {rows, cols}), view(dgamma, {cols}));
     return test::bytes_of(x, y, dx) + test::bytes_of(inv_rms, dgamma);
   });
 }
@@ -153,8 +159,8 @@ TEST(RmsNorm, GradientIsTheDerivative) {
   std::vector<float> y(rows * cols), inv_rms(rows), dx(rows * cols), dgamma(cols);
   rms_norm(stream, view(x, {rows, cols}), {}, view(gamma, {cols}), 0.1f, {}, view(y, {rows, cols}),
            view(inv_rms, {rows}));
-  rms_norm_backward(stream, view(dy, {rows, cols}), view(x, {rows, cols}), view(gamma, {cols}), view(inv_rms, {rows}),
-                    view(dx, {rows, cols}), view(dgamma, {cols}));
+  backward(view(dy, {rows, cols}), view(x, {rows, cols}), view(gamma, {cols}), view(inv_rms, {rows}),
+           view(dx, {rows, cols}), view(dgamma, {cols}));
   std::vector<double> from = widen(x), scale = widen(gamma);
   auto weighted = [&] {
     double total = 0;
@@ -193,9 +199,11 @@ TEST(RmsNorm, Errors) {
   EXPECT_ERROR(internal, "inv_rms", rms_norm(stream, good, {}, scale, eps, {}, out, scale));
   EXPECT_ERROR(internal, "inv_rms", rms_norm_apply(stream, good, scale, scale, out));
   EXPECT_ERROR(internal, "y is", rms_norm_apply(stream, good, scale, inverse, turned));
-  EXPECT_ERROR(internal, "dy", rms_norm_backward(stream, turned, good, scale, inverse, out, scale));
-  EXPECT_ERROR(internal, "dx", rms_norm_backward(stream, good, good, scale, inverse, narrow, scale));
-  EXPECT_ERROR(internal, "dgamma", rms_norm_backward(stream, good, good, scale, inverse, out, inverse));
+  EXPECT_ERROR(internal, "dy", backward(turned, good, scale, inverse, out, scale));
+  EXPECT_ERROR(internal, "dx", backward(good, good, scale, inverse, narrow, scale));
+  EXPECT_ERROR(internal, "dgamma", backward(good, good, scale, inverse, out, inverse));
+  EXPECT_ERROR(internal, "workspace",
+               rms_norm_backward(stream, good, good, scale, inverse, out, scale, view(gamma, {1, 3})));
   std::vector<int32_t> whole(6), whole3(3);
   EXPECT_ERROR(internal, "f32 or bf16",
                rms_norm_apply(stream, view(whole, {2, 3}), view(whole3, {3}), inverse, view(whole, {2, 3})));

@@ -20,7 +20,10 @@ TEST(Swiglu, ByHand) {
   swiglu(stream, view(gate_up, {1, 4}), view(y, {1, 2}));
   EXPECT_FLOAT_EQ(y[0], 0.0f);
   EXPECT_FLOAT_EQ(y[1], 3 * log3);
-  swiglu_backward(stream, view(dy, {1, 2}), view(gate_up, {1, 4}), view(d, {1, 4}));
+  y = {-1, -1};
+  swiglu_backward(stream, view(dy, {1, 2}), view(gate_up, {1, 4}), view(d, {1, 4}), view(y, {1, 2}));
+  EXPECT_FLOAT_EQ(y[0], 0.0f);
+  EXPECT_FLOAT_EQ(y[1], 3 * log3);
   EXPECT_FLOAT_EQ(d[0], 2 * 8 * 0.5f);
   EXPECT_FLOAT_EQ(d[1], 4 * 0.75f * (1 + log3 * 0.25f));
   EXPECT_FLOAT_EQ(d[2], 0.0f);
@@ -37,9 +40,11 @@ void check(int64_t rows, int64_t cols, float deviation) {
   SCOPED_TRACE(fmt::format("[{}, {}] {}", rows, cols, deviation));
   std::vector<T> gate_up = cast<T>(normal(rows * 2 * cols, 1, deviation)), dy = cast<T>(normal(rows * cols, 2)),
                  y(rows * cols);
-  std::vector<T> d = gate_up;
+  std::vector<T> d = gate_up, again = dy;
   swiglu(stream, view(gate_up, {rows, 2 * cols}), view(y, {rows, cols}));
-  swiglu_backward(stream, view(dy, {rows, cols}), view(d, {rows, 2 * cols}), view(d, {rows, 2 * cols}));
+  swiglu_backward(stream, view(again, {rows, cols}), view(d, {rows, 2 * cols}), view(d, {rows, 2 * cols}),
+                  view(again, {rows, cols}));
+  EXPECT_TRUE(test::bytes_of(again) == test::bytes_of(y)) << "swiglu_backward repeats y";
   const std::vector<double> from = test::widen(gate_up), gradient = test::widen(dy);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c) {
@@ -62,15 +67,18 @@ TYPED_TEST(SwigluOf, SameBitsForAnyThreads) {
   test::expect_same_bits([&] {
     std::vector<TypeParam> x = cast<TypeParam>(normal(rows * 2 * cols, 1)), y(rows * cols);
     swiglu(stream, view(x, {rows, 2 * cols}), view(y, {rows, cols}));
-    swiglu_backward(stream, view(y, {rows, cols}), view(x, {rows, 2 * cols}), view(x, {rows, 2 * cols}));
-    return test::bytes_of(x, y);
+    std::vector<TypeParam> again = y;
+    swiglu_backward(stream, view(again, {rows, cols}), view(x, {rows, 2 * cols}), view(x, {rows, 2 * cols}),
+                    view(again, {rows, cols}));
+    return test::bytes_of(x, y, again);
   });
 }
 
 TEST(Swiglu, GradientIsTheDerivative) {
   const int64_t cols = 6;
-  std::vector<float> gate_up = normal(2 * cols, 3), dy = normal(cols, 4), d(2 * cols);
-  swiglu_backward(stream, view(dy, {1, cols}), view(gate_up, {1, 2 * cols}), view(d, {1, 2 * cols}));
+  std::vector<float> gate_up = normal(2 * cols, 3), dy = normal(cols, 4), d(2 * cols), y(cols);
+  swiglu_backward(stream, view(dy, {1, cols}), view(gate_up, {1, 2 * cols}), view(d, {1, 2 * cols}),
+                  view(y, {1, cols}));
   std::vector<double> x = test::widen(gate_up);
   auto weighted = [&] {
     double total = 0;
@@ -87,7 +95,7 @@ TEST(Swiglu, FarFromZero) {
   EXPECT_EQ(y[1], 0.0f);
   EXPECT_EQ(y[2], 100.0f);
   EXPECT_NEAR(y[3], 0.0, 1e-36);
-  swiglu_backward(stream, view(dy, {1, 4}), view(gate_up, {1, 8}), view(d, {1, 8}));
+  swiglu_backward(stream, view(dy, {1, 4}), view(gate_up, {1, 8}), view(d, {1, 8}), view(y, {1, 4}));
   EXPECT_EQ(d[0], 1.0f);
   EXPECT_EQ(d[1], 0.0f);
   EXPECT_EQ(d[4], 1e4f);
@@ -101,8 +109,9 @@ TEST(Swiglu, Errors) {
   const Tensor gate_up = view(x, {2, 6}), out = view(y, {2, 3});
   EXPECT_ERROR(internal, "gate_up", swiglu(stream, out, out));
   EXPECT_ERROR(internal, "gate_up is bf16", swiglu(stream, view(half, {2, 6}), out));
-  EXPECT_ERROR(internal, "gate_up", swiglu_backward(stream, out, out, gate_up));
-  EXPECT_ERROR(internal, "d_gate_up", swiglu_backward(stream, out, gate_up, out));
+  EXPECT_ERROR(internal, "gate_up", swiglu_backward(stream, out, out, gate_up, out));
+  EXPECT_ERROR(internal, "d_gate_up", swiglu_backward(stream, out, gate_up, out, out));
+  EXPECT_ERROR(internal, "y is", swiglu_backward(stream, out, gate_up, gate_up, gate_up));
   EXPECT_ERROR(internal, "f32 or bf16", swiglu(stream, view(whole, {2, 6}), view(whole, {4, 3}).slice(0, 2)));
 }
 
