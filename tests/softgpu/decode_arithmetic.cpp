@@ -146,6 +146,13 @@ struct Fma {
     return std::fma(a, b, c);
   }
 };
+struct FmaDown {  // rounds towards −∞; product and TwoSum are exact in double
+  float operator()(float a, float b, float c) const {
+    const float r = std::fma(a, b, c);
+    const double p = double(a) * b, s = p + c, t = s - p, rest = (p - (s - t)) + (c - t);
+    return r > s || (r == s && rest < 0) ? std::nextafter(r, -INFINITY) : r;
+  }
+};
 struct MultiplyAdd {
   template <class T>
   T operator()(T a, T b, T c) const {
@@ -436,6 +443,7 @@ Handler float_fma(const ParsedInstruction& from) {
   const bool ftz = has_flag(from, "ftz"), sat = has_flag(from, "sat");
   if (from.flags.back() == "f64") return ftz || sat ? nullptr : Handler(ternary<double, double, double, double, Fma>);
   if (ftz && sat) return nullptr;
+  if (has_flag(from, "rm")) return ftz || sat ? nullptr : Handler(ternary<float, float, float, float, FmaDown>);
   return ftz ? ternary<float, float, float, float, Flushed<Fma>> : sat ? ternary<float, float, float, float, Saturated<Fma>>
                                                                         : ternary<float, float, float, float, Fma>;
 }
@@ -443,7 +451,7 @@ Handler float_fma(const ParsedInstruction& from) {
 bool decode_float(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
   const std::string& op = from.opcode;
   const std::string& type = from.flags.back();
-  if (!only(from, {"rn", "ftz", "sat", "approx", "full"})) return false;
+  if (!only(from, {"rn", "rm", "ftz", "sat", "approx", "full"}) || (has_flag(from, "rm") && op != "fma")) return false;
   size_t count = 2;
   if (op == "add") to.run = float_binary<Add>(from);
   else if (op == "sub") to.run = float_binary<Subtract>(from);
