@@ -34,8 +34,9 @@ void attention(Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv, T
 // dkv or workspace of another shape or dtype, or too small.
 void attention_backward(Stream& stream, const AttentionPlan& plan, Tensor d_o, Tensor q, Tensor kv, Tensor o,
                         Tensor lse, Tensor dq, Tensor dkv, Tensor workspace);
-// Elements of workspace on this stream's device, for q and kv of these shapes: a pure function of plan and shapes. At
-// most tokens · 2·kv_heads·head_dim where no two prefixes overlap and heads / kv_heads <= head_dim.
+// Elements of workspace on this stream's device, for q and kv of these shapes: a pure function of plan and shapes. On
+// CUDA about tokens · 2·kv_heads·head_dim at most, where prefixes do not overlap and heads / kv_heads <= head_dim.
+// Throws Error: as attention for q and kv.
 int64_t attention_workspace(const Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv);
 
 namespace gpu {  // after the checks; all tensors begin at a multiple of 16 bytes

@@ -52,7 +52,7 @@ template <int head_dim>
 __global__ void __launch_bounds__(attention_threads) attention_dq_kernel(const AttentionArguments<bf16> a) {
   using Layout = QueryShared<head_dim>;
   using KeyTile = Tile<head_dim>;
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(256) char shared[];
   BlockRows& rows = *reinterpret_cast<BlockRows*>(shared + Layout::rows);
   float* const d_of_rows = reinterpret_cast<float*>(shared + Layout::d);
   const QueryTile tile = a.query_tiles[blockIdx.x / a.heads];
@@ -302,7 +302,7 @@ __global__ void __launch_bounds__(attention_threads, head_dim == 64 ? 3 : 2)
     attention_dkv_kernel(const AttentionArguments<bf16> a) {
   using Layout = KeyShared<head_dim>;
   using KeyTile = Tile<head_dim>;
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(256) char shared[];
   const KeyItem item = a.key_items[blockIdx.x / a.kv_heads];
   const int kv_head = blockIdx.x % a.kv_heads;
   const int warp = threadIdx.x / warp_size, lane = threadIdx.x % warp_size, key0 = warp * 16;

@@ -55,7 +55,7 @@ __device__ __forceinline__ void raise_top(const FragmentC (&s)[8], float scale_l
 template <int head_dim>
 __global__ void __launch_bounds__(attention_threads, head_dim == 64 ? 3 : 2)
     attention_forward_kernel(const AttentionArguments<bf16> a) {
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(256) char shared[];
   BlockRows& rows = *reinterpret_cast<BlockRows*>(shared + Shared<head_dim>::rows);
   const QueryTile tile = a.query_tiles[blockIdx.x / a.heads];
   const int head = blockIdx.x % a.heads;

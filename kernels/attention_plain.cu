@@ -68,7 +68,7 @@ __device__ int key_token(const QueryTile& tile, int key) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(attention_threads, 8) attention_plain_kernel(const AttentionArguments<T> a) {
+__global__ void __launch_bounds__(attention_threads, 4) attention_plain_kernel(const AttentionArguments<T> a) {
   const QueryTile tile = a.query_tiles[blockIdx.x / a.heads];
   if (!tile.in_segment) return;
   const int head = blockIdx.x % a.heads, n = a.head_dim, lane = threadIdx.x % warp_size;
@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(attention_threads, 8) attention_plain_kernel(c
       const int64_t token = key_token(tile, min(key0 + lane, visible - 1));
       __syncwarp();
       const float score = key0 + lane < visible ? dot(q, keys + token * a.kv_width(), n) : -INFINITY;
-      const float new_max = fmaxf(max, warp_max(score)), fade = exponential(max - new_max), p = exponential(score - new_max);
+      const float new_max = fmaxf(max, warp_max(score)), fade = exponential(max - new_max),
+                  p = exponential(score - new_max);
       max = new_max;
       sum = sum * fade + warp_sum(p);
       memory.first[lane] = p;
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(attention_threads, 8) attention_plain_kernel(c
 }
 
 template <class T>
-__global__ void __launch_bounds__(attention_threads, 8) attention_plain_dq_kernel(const AttentionArguments<T> a) {
+__global__ void __launch_bounds__(attention_threads, 4) attention_plain_dq_kernel(const AttentionArguments<T> a) {
   const QueryTile tile = a.query_tiles[blockIdx.x / a.heads];
   const int head = blockIdx.x % a.heads, n = a.head_dim, lane = threadIdx.x % warp_size;
   const WarpMemory memory(3, n);
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(attention_threads, 8) attention_plain_dq_kerne
 
 // dk and dv of an item's keys, a warp every fourth; rows are its queries × the heads of one kv head.
 template <class T>
-__global__ void __launch_bounds__(attention_threads, 8) attention_plain_dkv_kernel(const AttentionArguments<T> a) {
+__global__ void __launch_bounds__(attention_threads, 4) attention_plain_dkv_kernel(const AttentionArguments<T> a) {
   const KeyItem item = a.key_items[blockIdx.x / a.kv_heads];
   const int kv_head = blockIdx.x % a.kv_heads, n = a.head_dim, lane = threadIdx.x % warp_size;
   const int rows = (item.list_end - item.list_begin) * a.group;

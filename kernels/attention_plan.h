@@ -100,7 +100,7 @@ class AttentionPlan {
 
   // What the GPU needs to know, [n] i32 in host memory, valid until the next call of a function that is not const.
   Tensor tables();
-  // After tables(): its copy in device memory, 16-byte aligned. Throws Error unless it is i32 of the same size.
+  // After tables(): its copy in device memory, 16-byte aligned. Throws Error unless it is that, of the same size.
   void set_device_tables(Tensor tables);
 
   // For the op itself.

@@ -28,6 +28,7 @@ Stream::Stream(Device device) : device_(device) {
 }
 
 Stream::~Stream() {
+  library_.reset();
   if constexpr (cuda_built)
     if (native_) gpu::destroy_stream(native_);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 #include "runtime/error.h"
@@ -43,13 +44,18 @@ class Stream {
   // collective did. The watchdog (runtime/communicator.h) sees a collective that does not end.
   void synchronize();
 
+  // What a library keeps for its work on this stream (kernels/gemm_cuda.cpp: handle, workspace, chosen algorithms).
+  std::shared_ptr<void>& library() { return library_; }
+
  private:
   void swap(Stream& other) {
     std::swap(device_, other.device_);
     std::swap(native_, other.native_);
+    std::swap(library_, other.library_);
   }
   Device device_ = Device::cpu;
   void* native_ = nullptr;
+  std::shared_ptr<void> library_;
 };
 
 // A point in a stream's order that another stream, or the host, can wait for. On the CPU there is nothing to wait for.

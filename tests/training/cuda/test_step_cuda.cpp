@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "runtime/files.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_notes.h"
 #include "training/checkpoint.h"
@@ -41,7 +42,7 @@ RunConfig tiny_config(Device device, Precision precision) {
 }
 
 // Training on one device, as the trainer does it.
-struct Run {
+struct Training {
   RunConfig config;
   Communicator& ranks;
   Stream stream;
@@ -49,7 +50,7 @@ struct Run {
   TrainingStep step;
   int64_t next = 0;
 
-  Run(const RunConfig& c, const test::TinyData& data, Communicator& ranks)
+  Training(const RunConfig& c, const test::TinyData& data, Communicator& ranks)
       : config(c),
         ranks(ranks),
         stream(c.device),
@@ -91,7 +92,7 @@ double difference(const Parameter& p, const std::vector<float>& a, const std::ve
   return std::sqrt(error / size);
 }
 
-void expect_equal_gradients(Run& gpu, Run& cpu, double loss_tolerance, double gradient_tolerance) {
+void expect_equal_gradients(Training& gpu, Training& cpu, double loss_tolerance, double gradient_tolerance) {
   const StepResult on_gpu = gpu.gradient(), on_cpu = cpu.gradient();
   EXPECT_NEAR(on_gpu.loss, on_cpu.loss, loss_tolerance * on_cpu.loss);
   EXPECT_NEAR(on_gpu.contrastive, on_cpu.contrastive, loss_tolerance * on_cpu.contrastive);
@@ -111,7 +112,7 @@ TEST_F(StepCuda, LossAndGradientsEqualTheCpusInFp32) {
       RunConfig c = tiny_config(Device::cuda, Precision::fp32), on_cpu = tiny_config(Device::cpu, Precision::fp32);
       c.model.tied_head = on_cpu.model.tied_head = tied;
       c.train.micro_batch_pairs = micro_batch;
-      Run gpu(c, data, ranks), cpu(on_cpu, data, ranks);
+      Training gpu(c, data, ranks), cpu(on_cpu, data, ranks);
       expect_equal_gradients(gpu, cpu, 1e-5, 2e-5);
     }
 }
@@ -122,14 +123,15 @@ TEST_F(StepCuda, LossAndGradientsAreTheCpusInBf16) {
   for (int micro_batch : {0, 2}) {
     RunConfig c = tiny_config(Device::cuda, Precision::bf16), on_cpu = tiny_config(Device::cpu, Precision::bf16);
     c.train.micro_batch_pairs = micro_batch;
-    Run gpu(c, data, ranks), cpu(on_cpu, data, ranks);
+    Training gpu(c, data, ranks), cpu(on_cpu, data, ranks);
     expect_equal_gradients(gpu, cpu, 0.02, 0.1);
   }
 }
 
 TEST_F(StepCuda, TwentyStepsGoTheCpusWay) {
   for (Precision precision : {Precision::fp32, Precision::bf16}) {
-    Run gpu(tiny_config(Device::cuda, precision), data, ranks), cpu(tiny_config(Device::cpu, precision), data, ranks);
+    Training gpu(tiny_config(Device::cuda, precision), data, ranks),
+        cpu(tiny_config(Device::cpu, precision), data, ranks);
     // Differences of one step (1e-5, 2 %) grow with the steps; here they may grow tenfold.
     const double tolerance = precision == Precision::fp32 ? 1e-4 : 0.05;
     double first = 0, last = 0;
@@ -145,7 +147,7 @@ TEST_F(StepCuda, TwentyStepsGoTheCpusWay) {
 TEST_F(StepCuda, SameBitsAgain) {
   RunConfig c = tiny_config(Device::cuda, Precision::bf16);
   c.train.micro_batch_pairs = 1;
-  Run a(c, data, ranks), b(c, data, ranks);
+  Training a(c, data, ranks), b(c, data, ranks);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(a.advance(), b.advance());
   EXPECT_EQ(a.host(a.state.optimizer.weights()), b.host(b.state.optimizer.weights()));
 }
@@ -156,7 +158,7 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
   RunConfig c = tiny_config(Device::cuda, Precision::bf16);
   c.train.run = folder / "run";
   write_file(folder / "tokenizer.model", "no tokenizer");
-  Run whole(c, data, ranks), resumed(c, data, ranks);
+  Training whole(c, data, ranks), resumed(c, data, ranks);
   for (int i = 0; i < 2; ++i) whole.advance();
   save_checkpoint(c, whole.state.layout, data.notes, folder / "tokenizer.model", {2, 2, 0}, whole.state.optimizer);
   const auto checkpoint = find_checkpoint(c.train.run);
@@ -168,7 +170,7 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
   for (int i = 0; i < 2; ++i) EXPECT_EQ(whole.advance(), resumed.advance());
   EXPECT_EQ(whole.host(whole.state.optimizer.weights()), resumed.host(resumed.state.optimizer.weights()));
 
-  Run cpu(tiny_config(Device::cpu, Precision::bf16), data, ranks);
+  Training cpu(tiny_config(Device::cpu, Precision::bf16), data, ranks);
   load_weights(checkpoint, cpu.state.layout, true, cpu.state.optimizer.weights());
   cpu.state.optimizer.refresh_compute_weights();
   EXPECT_EQ(cpu.state.tau(cpu.stream), [&] {
