@@ -88,7 +88,7 @@ TEST(InfoNceCuda, NoRows) {
 TEST(InfoNceCuda, AgainstDouble) {
   check(make(6, 0, 6, 5, 3.0f, false, 0));
   check(make(1, 3, 8, 3, 1.0f, true, 2));
-  check(make(1, 0, 2, 1, 1.0f, false, 0));
+  check(make(1, 0, 6, 1, 1.0f, true, 0));
   check(make(128, 0, 128, 16, hot, false, 3));     // whole tiles
   check(make(130, 90, 260, 32, hot, true, 5));     // one tile and a bit, both ways
   check(make(66, 0, 66, 67, hot, true, 4));        // no packs, more than one slice of coordinates, the last of 3
