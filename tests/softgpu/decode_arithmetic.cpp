@@ -200,6 +200,12 @@ struct Reciprocal {
   template <class T>
   T operator()(T a) const { return T(1) / a; }
 };
+// rcp.approx.ftz.f64: of the upper half of the bits of both, without subnormals (PTX ISA, rcp.approx.ftz.f64).
+struct CoarseReciprocal {
+  static double upper(double x) { return std::bit_cast<double>(std::bit_cast<u64>(x) & 0xffffffff00000000u); }
+  static double normal(double x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0, x) : x; }
+  double operator()(double a) const { return normal(upper(1.0 / normal(upper(a)))); }
+};
 struct Root {
   template <class T>
   T operator()(T a) const { return std::sqrt(a); }
@@ -481,6 +487,7 @@ bool decode_float(Decoder& decoder, const ParsedInstruction& from, Instruction& 
     count = 1;
     if (op == "neg") to.run = float_unary<Negate>(from);
     else if (op == "abs") to.run = float_unary<Absolute>(from);
+    else if (op == "rcp" && type == "f64" && has_flag(from, "ftz")) to.run = unary<double, double, CoarseReciprocal>;
     else if (op == "rcp") to.run = float_unary<Reciprocal>(from);
     else if (op == "sqrt") to.run = float_unary<Root>(from);
     else if (op == "rsqrt") to.run = float_unary<ReciprocalRoot>(from);
