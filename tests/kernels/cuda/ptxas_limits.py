@@ -36,7 +36,8 @@ def compile_one(nvcc, folder, source, architecture):
         sys.exit(f"{' '.join(command)}\n{result.stderr}")
     ptx = subprocess.run([nvcc, *command[1:6], f"-arch=sm_{architecture}", "-ptx", "-o", "-", source], capture_output=True,
                          text=True, check=True).stdout
-    threads = {name: int(limit) for name, limit in
+    # Names of anonymous namespaces differ between two runs of the compiler.
+    threads = {readable(name): int(limit) for name, limit in
                re.findall(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+)", ptx, re.S)}
     kernels = []
     for part in result.stderr.split("Compiling entry function '")[1:]:
@@ -44,9 +45,10 @@ def compile_one(nvcc, folder, source, architecture):
         spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
         shared = re.search(r"(\d+) bytes smem", part)
         kernels.append({
-            "name": name, "architecture": architecture, "registers": int(re.search(r"Used (\d+) registers", part)[1]),
+            "readable": readable(name), "architecture": architecture, "registers": int(re.search(r"Used (\d+) registers", part)[1]),
             "shared": int(shared[1]) if shared else 0, "spilled": sum(int(x) for x in spills.groups()),
-            "threads": threads.get(name, 1024), "bounded": name in threads})
+            "threads": threads.get(readable(name), 1024),
+            "bounded": readable(name) in threads})
     return kernels
 
 
@@ -79,7 +81,6 @@ def main():
     failed = 0
     print(f"{'sm':>2}  {'registers':>9}  {'threads':>7}  {'shared':>6}  {'warps':>5}  {'least':>5}  kernel")
     for kernel in kernels:
-        kernel["readable"] = readable(kernel["name"])
         least = next(limit for pattern, limit in LEAST_WARPS if re.search(pattern, kernel["readable"]))
         warps = resident_warps(kernel)
         wrong = []
