@@ -6,16 +6,16 @@
 namespace notellm {
 namespace {
 
-int64_t arena_bytes(const ModelConfig& config, DType compute, int64_t notes) {
-  // Address space: what is not touched costs nothing. 2 × the vectors and gathered rows, and some small tensors.
-  return transformer_arena_bytes(config, compute, notes * config.context, notes) +
-         notes * (config.dim + config.note_dim) * 16 + (1 << 20);
+int64_t arena_bytes(const ModelConfig& config, DType compute, Device device, int64_t tokens, int64_t notes) {
+  // … the vectors and gathered rows, and alignment
+  return transformer_arena_bytes(config, compute, device, tokens, notes, false) +
+         notes * (config.dim * size_of(compute) + (config.note_dim + 1) * 4) + (1 << 12);
 }
 
 }  // namespace
 
-Embedder::Embedder(const ModelConfig& config, DType compute, int batch_notes)
-    : transformer_(config, compute), batch_notes_(batch_notes), arena_(arena_bytes(config, compute, batch_notes)) {}
+Embedder::Embedder(const ModelConfig& config, DType compute, int batch_notes, Device device)
+    : transformer_(config, compute, device), batch_notes_(batch_notes), device_(device), input_(device) {}
 
 void Embedder::embed(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,
                      std::span<const int32_t> which, Tensor out, bool show) {
@@ -49,10 +49,21 @@ void Embedder::embed_batch(Stream& stream, const Weights& weights, const NoteTab
            "data.prompt.max_note_tokens",
            notes.ids[which[i]], batch_.positions[batch_.note_rows[i]] + 1, transformer_.config().context);
   input_.set(batch_, false);
-  arena_.rewind(0);
-  const Tensor hidden = transformer_.forward(stream, weights, input_, arena_, false);
-  const Tensor norm = arena_.allocate(DType::f32, {out.rows()});
-  note_vectors(stream, hidden, input_.note_places(), weights.note_projection, out, norm, arena_);
+  const int64_t bytes =
+      arena_bytes(transformer_.config(), transformer_.compute(), device_, input_.tokens(), out.rows());
+  if (!arena_ || arena_->capacity_bytes() < bytes) {
+    arena_.reset();  // the old memory first
+    arena_.emplace(bytes + bytes / 4, memory_of(device_));
+  }
+  arena_->rewind(0);
+  input_.wait(stream);
+  const Tensor hidden = transformer_.forward(stream, weights, input_, *arena_, false);
+  const Tensor z = arena_->allocate(DType::f32, {out.rows(), out.cols()});
+  const Tensor norm = arena_->allocate(DType::f32, {out.rows()});
+  note_vectors(stream, hidden, input_.note_places(), weights.note_projection, z, norm, *arena_);
+  input_.done(stream);
+  copy(stream, z, out);
+  stream.synchronize();
 }
 
 }  // namespace notellm

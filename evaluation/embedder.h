@@ -1,6 +1,7 @@
 // Note vectors of many notes: what evaluation, `embed` and `neighbors` share.
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "model/transformer.h"
@@ -10,11 +11,12 @@ namespace notellm {
 
 class Embedder {
  public:
-  // batch_notes: notes that are computed at once.
-  Embedder(const ModelConfig& config, DType compute, int batch_notes);
+  // batch_notes: notes that are computed at once, on the device.
+  Embedder(const ModelConfig& config, DType compute, int batch_notes, Device device = Device::cpu);
 
   // Normalised vectors of rows of the note table (of their category prompt up to the row before [EMB]): out[i, :] for
-  // notes[i], f32 [notes.size(), note_dim]. Shared out over the ranks; every rank gets all. `show`: progress.
+  // notes[i], f32 [notes.size(), note_dim] in host memory. Stream and weights are the device's. Shared out over the
+  // ranks; every rank gets all. `show`: progress.
   void embed(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,
              std::span<const int32_t> which, Tensor out, bool show);
 
@@ -24,7 +26,8 @@ class Embedder {
 
   Transformer transformer_;
   int batch_notes_;
-  Arena arena_;
+  Device device_;
+  std::optional<Arena> arena_;  // as large as the largest batch so far needs
   std::vector<NoteExample> examples_;
   PackedBatch batch_;
   ModelInput input_;

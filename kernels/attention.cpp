@@ -137,8 +137,8 @@ template <class T>
 void forward_segment(const Problem<T>& p, const AttentionSegment& s, int64_t kv_head) {
   if (query_count(s) == 0) return;
   const int64_t keys = key_count(s), tile_dim = p.tile_dim();
-  const auto [k, v, q, scores] = thread_tiles<4>(
-      {round_up(keys, tile_columns) * p.head_dim, keys * tile_dim, block_rows * tile_dim, block_rows * score_stride(s)});
+  const auto [k, v, q, scores] = thread_tiles<4>({round_up(keys, tile_columns) * p.head_dim, keys * tile_dim,
+                                                  block_rows * tile_dim, block_rows * score_stride(s)});
   pack_transposed([&](int64_t j) { return p.kv + p.key_at(key_token(s, j), kv_head); }, keys, p.head_dim, k);
   for (int64_t j = 0; j < keys; ++j) {
     const int64_t token = key_token(s, j);
@@ -247,7 +247,7 @@ void add_row(const float* from, int64_t n, float* to) {
 // The gradient [keys, tile_dim] of a segment's k or v, whose place within a row of kv is `offset`. Own tokens that no
 // prefix contains have theirs complete; for all others it goes to the workspace.
 template <class T>
-void store_key_gradient(const Problem<T>& p, const BackwardPlan& plan, int64_t segment, const float* gradient,
+void store_key_gradient(const Problem<T>& p, const CpuPlan& plan, int64_t segment, const float* gradient,
                         int64_t offset, float* workspace) {
   const AttentionSegment& s = p.segments[segment];
   const Run* const run = plan.run_of[segment] < 0 ? nullptr : &plan.runs[plan.run_of[segment]];
@@ -270,8 +270,7 @@ void store_key_gradient(const Problem<T>& p, const BackwardPlan& plan, int64_t s
 }
 
 template <class T>
-void backward_segment(const Problem<T>& p, const BackwardPlan& plan, int64_t segment, int64_t kv_head,
-                      float* workspace) {
+void backward_segment(const Problem<T>& p, const CpuPlan& plan, int64_t segment, int64_t kv_head, float* workspace) {
   const AttentionSegment& s = p.segments[segment];
   const int64_t keys = key_count(s), tile_dim = p.tile_dim(), stride = score_stride(s);
   const int64_t packed = round_up(keys, tile_columns) * p.head_dim, rows = round_up(keys, block_rows) * tile_dim;
@@ -307,12 +306,12 @@ void backward_segment(const Problem<T>& p, const BackwardPlan& plan, int64_t seg
 
 // Rows that no segment's task writes are 0.
 template <class T>
-void clear_uncovered(const Problem<T>& p, const Coverage& covered, const BackwardPlan& plan, float* workspace) {
+void clear_uncovered(const Problem<T>& p, const CpuPlan& plan, float* workspace) {
   const int64_t query_width = p.query_at(1, 0), width = p.key_at(1, 0);
-  for (size_t query = 0; query < covered.queries.size(); ++query)
-    if (!covered.queries[query]) std::fill_n(p.dq + query * query_width, query_width, T(0.0f));
-  for (size_t token = 0; token < covered.tokens.size(); ++token) {
-    if (covered.tokens[token]) continue;
+  for (size_t query = 0; query < plan.query_covered.size(); ++query)
+    if (!plan.query_covered[query]) std::fill_n(p.dq + query * query_width, query_width, T(0.0f));
+  for (size_t token = 0; token < plan.token_covered.size(); ++token) {
+    if (plan.token_covered[token]) continue;
     if (plan.row_of[token] < 0)
       std::fill_n(p.dkv + token * width, width, T(0.0f));
     else
@@ -322,7 +321,7 @@ void clear_uncovered(const Problem<T>& p, const Coverage& covered, const Backwar
 
 // The tokens of prefixes: own gradient, then the runs in order. One thread does a k or v head of all of them.
 template <class T>
-void sum_prefixes(const Problem<T>& p, const BackwardPlan& plan, float* workspace) {
+void sum_prefixes(const Problem<T>& p, const CpuPlan& plan, float* workspace) {
   const int64_t width = p.key_at(1, 0), dim = p.head_dim;
 #pragma omp parallel for
   for (int64_t offset = 0; offset < width; offset += dim) {
@@ -336,44 +335,68 @@ void sum_prefixes(const Problem<T>& p, const BackwardPlan& plan, float* workspac
   }
 }
 
+// The checks of both passes.
+void check_shapes(const AttentionPlan& plan, const Tensor& q, const Tensor& kv) {
+  NOTELLM_CHECK(q.dims == 3 && q.shape[1] >= 1, "q is {}, but [queries, heads, head_dim] is needed", describe(q));
+  NOTELLM_CHECK(kv.dims == 3 && kv.shape[1] >= 2 && kv.shape[1] % 2 == 0 && kv.shape[2] >= 1,
+                "kv is {}, but [tokens, 2·kv_heads, head_dim] is needed", describe(kv));
+  NOTELLM_CHECK(q.dtype == kv.dtype && q.shape[2] == kv.shape[2], "q is {}, kv is {}: dtype and head_dim must agree",
+                describe(q), describe(kv));
+  NOTELLM_CHECK(q.rows() == plan.queries() && kv.rows() == plan.tokens(),
+                "q is {} and kv {}, but the plan has {} queries and {} tokens", describe(q), describe(kv),
+                plan.queries(), plan.tokens());
+  NOTELLM_CHECK(q.shape[1] % (kv.shape[1] / 2) == 0, "{} heads are no multiple of {} kv heads", q.shape[1],
+                kv.shape[1] / 2);
+}
+void check_arguments(const AttentionPlan& plan, const Tensor& q, const Tensor& kv, const Tensor& o, const Tensor& lse) {
+  check_shapes(plan, q, kv);
+  expect("o", o, q.dtype, q.rows(), q.cols());
+  expect("lse", lse, DType::f32, q.rows(), q.shape[1]);
+}
+
 }  // namespace
 
-void attention(Stream& stream, std::span<const AttentionSegment> segments, Tensor q, Tensor kv, Tensor query_tokens,
-               Tensor o, Tensor lse) {
-  check_arguments(segments, q, kv, query_tokens, o, lse);
+void attention(Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv, Tensor o, Tensor lse) {
+  check_arguments(plan, q, kv, o, lse);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::attention(stream, plan, q, kv, o, lse);
   with_float_type("q", q, [&]<class T>(T) {
-    const Problem<T> p(segments, q, kv, query_tokens, o, lse);
-    for_each_head(chunks_of(segments), p.kv_heads,
-                  [&](int64_t segment, int64_t kv_head) { forward_segment(p, segments[segment], kv_head); });
+    const Problem<T> p(plan, q, kv, o, lse);
+    for_each_head(plan.cpu().chunks, p.kv_heads,
+                  [&](int64_t segment, int64_t kv_head) { forward_segment(p, p.segments[segment], kv_head); });
   });
 }
 
-void attention_backward(Stream& stream, std::span<const AttentionSegment> segments, Tensor d_o, Tensor q, Tensor kv,
-                        Tensor query_tokens, Tensor o, Tensor lse, Tensor dq, Tensor dkv, Tensor workspace) {
-  const Coverage& covered = check_arguments(segments, q, kv, query_tokens, o, lse);
+void attention_backward(Stream& stream, const AttentionPlan& plan, Tensor d_o, Tensor q, Tensor kv, Tensor o,
+                        Tensor lse, Tensor dq, Tensor dkv, Tensor workspace) {
+  check_arguments(plan, q, kv, o, lse);
   expect("d_o", d_o, q.dtype, q.rows(), q.cols());
   expect("dq", dq, q.dtype, q.rows(), q.cols());
   expect("dkv", dkv, kv.dtype, kv.rows(), kv.cols());
-  const BackwardPlan& plan = plan_backward(segments, kv.rows());
-  NOTELLM_CHECK(workspace.dtype == DType::f32 && workspace.size() >= plan.rows * kv.cols(),
-                "workspace is {}, but f32 and {} elements are needed", describe(workspace), plan.rows * kv.cols());
+  const int64_t needed = attention_workspace(stream, plan, q, kv);
+  NOTELLM_CHECK(workspace.dtype == DType::f32 && workspace.size() >= needed,
+                "workspace is {}, but f32 and {} elements are needed", describe(workspace), needed);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::attention_backward(stream, plan, d_o, q, kv, o, lse, dq, dkv, workspace);
   float* const sums = workspace.as<float>();
   with_float_type("q", q, [&]<class T>(T) {
-    Problem<T> p(segments, q, kv, query_tokens, o, lse);
+    Problem<T> p(plan, q, kv, o, lse);
     p.d_o = d_o.as<T>();
     p.dq = dq.as<T>();
     p.dkv = dkv.as<T>();
-    clear_uncovered(p, covered, plan, sums);
-    for_each_head(chunks_of(segments), p.kv_heads,
-                  [&](int64_t segment, int64_t kv_head) { backward_segment(p, plan, segment, kv_head, sums); });
-    sum_prefixes(p, plan, sums);
+    const CpuPlan& work = plan.cpu();
+    clear_uncovered(p, work, sums);
+    for_each_head(work.chunks, p.kv_heads,
+                  [&](int64_t segment, int64_t kv_head) { backward_segment(p, work, segment, kv_head, sums); });
+    sum_prefixes(p, work, sums);
   });
 }
 
-int64_t attention_workspace(std::span<const AttentionSegment> segments, Tensor kv) {
-  check_kv(kv);
-  check_ranges(segments, kv.rows());
-  return plan_backward(segments, kv.rows()).rows * kv.cols();
+int64_t attention_workspace(const Stream& stream, const AttentionPlan& plan, Tensor q, Tensor kv) {
+  check_shapes(plan, q, kv);
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::attention_workspace(plan, q, kv);
+  return plan.cpu().rows * kv.cols();
 }
 
 }  // namespace notellm

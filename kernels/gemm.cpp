@@ -126,9 +126,11 @@ void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose t
                 describe(a), describe(c));
   if (m == 0 || n == 0) return;
   if (k == 0) {
-    if (!accumulate) std::fill_n(static_cast<char*>(c.data), c.bytes(), 0);
+    if (!accumulate) set_zero(stream, c);
     return;
   }
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) return gpu::gemm(stream, a, transpose_a, b, transpose_b, c, accumulate);
   if (a.dtype == DType::f32 || !gemm_widens_bf16()) {
     primitives.run({m, k, n, ta, tb, accumulate, a.dtype, c.dtype}, a, b, c);
     return;

@@ -1,4 +1,4 @@
-// Matrix products by oneDNN.
+// Matrix products by oneDNN, on CUDA by cuBLASLt.
 #pragma once
 
 #include "runtime/device.h"
@@ -18,9 +18,15 @@ enum class Transpose : bool { no, yes };
 // with accumulate). c overlaps neither a nor b.
 // On CPUs whose bf16 dot product is slower than their f32 one, bf16 operands are widened first; the product of two bf16
 // is exact in f32, so that only the order of the sum differs.
-// Throws Error: shapes or dtypes that do not fit.
+// On CUDA f32 operands are multiplied in f32 (no TF32); a stream's first product takes 32 MiB of device memory for
+// cuBLASLt's workspace, and the first of a shape chooses its algorithm.
+// Throws Error: shapes or dtypes that do not fit; Error(device): cuBLASLt refuses.
 void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose transpose_b, Tensor c,
           bool accumulate = false);
+
+namespace gpu {  // after the checks; m, n and k are not 0
+void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose transpose_b, Tensor c, bool accumulate);
+}
 
 // Whether bf16 operands are widened on this CPU.
 bool gemm_widens_bf16();

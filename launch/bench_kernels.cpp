@@ -192,13 +192,15 @@ void KernelBench::attention_ops() {
   const Tensor o = fill(compute_, {tokens, heads, d}), lse = fill(DType::f32, {tokens, heads});
   const Tensor d_o = fill(compute_, {tokens, heads, d}), dq = fill(compute_, {tokens, heads, d}),
                dkv = fill(compute_, {tokens, 2 * kv_heads, d});
-  const Tensor query_tokens = integers(tokens, [](int64_t i) { return int32_t(i); });
-  const Tensor workspace = fill(DType::f32, {attention_workspace(segments, kv)});
+  std::vector<int32_t> query_tokens(tokens);
+  std::iota(query_tokens.begin(), query_tokens.end(), 0);
+  const AttentionPlan plan(segments, query_tokens, tokens);
+  const Tensor workspace = fill(DType::f32, {attention_workspace(stream_, plan, q, kv)});
   const double pairs = prefix * (prefix + 1) / 2.0 + notes * (own * prefix + own * (own + 1) / 2.0),
                one = 2.0 * pairs * heads * d;
-  product_op("attention", 2 * one, [&] { attention(stream_, segments, q, kv, query_tokens, o, lse); });
+  product_op("attention", 2 * one, [&] { attention(stream_, plan, q, kv, o, lse); });
   product_op("attention_backward", 5 * one,
-             [&] { attention_backward(stream_, segments, d_o, q, kv, query_tokens, o, lse, dq, dkv, workspace); });
+             [&] { attention_backward(stream_, plan, d_o, q, kv, o, lse, dq, dkv, workspace); });
 }
 
 void KernelBench::product_ops() {

@@ -57,19 +57,20 @@ Report measure(const RunConfig& config, const BenchStepOptions& options, const S
   Report report;
   report.ranks = ranks.size();
   report.steps = options.steps;
-  report.peak_gflops = measure_gemm_gflops(ranks, config.compute());
+  report.peak_gflops = measure_gemm_gflops(ranks, config.compute(), config.device);
   TrainingState state(config, shards.notes.prompt);
   state.start_anew(config, shards.notes.prompt);
   TrainingStep step(config, shards.notes, shards.pairs, ranks);
   report.micro_batches = step.micro_batches();
-  Stream stream;
+  Stream stream(config.device);
   Progress progress("steps", options.warmup + options.steps, ranks.rank() == 0);
   for (int i = 0; i < options.warmup + options.steps; ++i) {
     ranks.barrier("begin of a step");
     Stopwatch watch;
-    const StepResult result = step.run(stream, i, state.weights, state.tau(), state.gradients);
+    const StepResult result = step.run(stream, i, state.weights, state.tau(stream), state.gradients);
     watch.lap();
     state.optimizer.update(stream, state.gradients.flat, learning_rate(config.optimizer, i, config.train.steps), i + 1);
+    stream.synchronize();
     const double optimizer_seconds = watch.lap(), seconds = ranks.max("slowest rank", watch.seconds());
     progress.advance();
     if (i < options.warmup) continue;
@@ -104,13 +105,15 @@ void print_table(const Report& r, const RunConfig& config, const std::string& so
       {"products", fmt::format("{:.1f} GFLOP a step (layers {:.1f}, attention {:.1f}, heads {:.1f}, InfoNCE {:.1f})",
                                r.flops.total() / giga, r.flops.layers / giga, r.flops.attention / giga,
                                r.flops.heads / giga, r.flops.infonce / giga)});
-  table.row({"", fmt::format("{:.0f} GFLOP/s = {:.0f} % of the {:.0f} GFLOP/s of a 1024³ product here", r.gflops(),
-                             100 * r.gflops() / r.peak_gflops, r.peak_gflops)});
+  table.row({"", fmt::format("{:.0f} GFLOP/s = {:.0f} % of the {:.0f} GFLOP/s of a {}³ product here", r.gflops(),
+                             100 * r.gflops() / r.peak_gflops, r.peak_gflops, measured_product(config.device))});
   std::printf("%s\n", table.text().c_str());
 
-  std::printf("parts of a step%s%s; waiting for other ranks counts where the wait is:\n",
+  std::printf("parts of a step%s%s; %s:\n",
               r.micro_batches == 1 ? "" : fmt::format(", {} micro-batches", r.micro_batches).c_str(),
-              r.ranks == 1 ? "" : ", mean of the ranks");
+              r.ranks == 1 ? "" : ", mean of the ranks",
+              config.device == Device::cpu ? "waiting for other ranks counts where the wait is"
+                                           : "of the host, which enqueues them and waits for the GPU in the end");
   Table parts("lrr");
   for (const auto& [name, seconds] : r.part_list())
     parts.row(

@@ -29,7 +29,7 @@ Example: mpirun -n 2 notellm bench step configs/demo.yaml)");
   command->add_flag("--json", options->bench.json, "print JSON instead of tables");
   command->callback([options, &chosen] {
     chosen = [options](Communicator& ranks) {
-      bench_step(options->read(ranks), options->bench, ranks);
+      bench_step(options->read_for_device(ranks), options->bench, ranks);
       return 0;
     };
   });
@@ -44,7 +44,10 @@ product of 1024³, ops that only move memory with a copy that moves as much.)");
   options->add_to(*command);
   command->callback([options, &chosen] {
     chosen = [options](Communicator& ranks) {
-      bench_kernels(options->read(ranks), ranks);
+      const RunConfig config = options->read(ranks);
+      if (config.device != Device::cpu)
+        fail(ErrorKind::usage, "bench kernels times the CPU's ops; a GPU's are timed by its profiler: set device: cpu");
+      bench_kernels(config, ranks);
       return 0;
     };
   });

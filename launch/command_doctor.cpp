@@ -15,6 +15,7 @@
 
 #include "kernels/gemm.h"
 #include "launch/commands.h"
+#include "launch/gpu_facts.h"
 #include "launch/measure.h"
 #include "launch/rank_links.h"
 #include "launch/table.h"
@@ -41,10 +42,11 @@ class Doctor {
 
  private:
   void versions();
+  void gpus();
   void gather_facts();
   void machine();
   void rank_table();
-  void collectives();
+  void collectives(Device device);
   void links();
   void warn_of_threads();
   void warn(std::string text) { warnings_.push_back(std::move(text)); }
@@ -57,6 +59,7 @@ class Doctor {
   Table facts_;
   std::string tables_;
   std::vector<std::string> warnings_;
+  bool gpus_ready_ = false;  // of all ranks
 };
 
 std::string file_or_empty(const char* path) {
@@ -144,6 +147,23 @@ void Doctor::versions() {
   ranks_.require_equal("program", "the program", fmt::format("{} {} {}", NOTELLM_VERSION, __VERSION__, dnnl->hash));
 }
 
+void Doctor::gpus() {
+  if constexpr (cuda_built) {
+    GpuFacts facts = gpu_facts();
+    for (auto& [name, value] : facts.rows) row(std::move(name), std::move(value));
+    for (std::string& warning : facts.warnings) warn(std::move(warning));
+    try {
+      choose_device(Device::cuda, ranks_.local_rank(), ranks_.local_size());
+      gpus_ready_ = true;
+    } catch (const Error& error) {
+      row("device: cuda", error.what());
+    }
+  } else {
+    row("CUDA", "not built");
+  }
+  gpus_ready_ = ranks_.max("GPUs", static_cast<int64_t>(!gpus_ready_)) == 0;
+}
+
 void Doctor::gather_facts() {
   RankFacts mine;
   gethostname(mine.host, sizeof mine.host - 1);
@@ -222,22 +242,34 @@ double Doctor::best_seconds(const std::function<void()>& work) {
   return ranks_.max("slowest rank", fastest_of(10, work));
 }
 
-void Doctor::collectives() {
+void Doctor::collectives(Device device) {
+  Stream stream(device);
   Table table("lrrr");
   table.row({"collective", "size", "time", "GB/s"});
   for (const int64_t elements : {int64_t{1}, int64_t{1} << 18, int64_t{1} << 22}) {
     const int64_t size = elements * ranks_.size(), bytes = size * 4;
-    const Buffer all_memory(bytes), own_memory(elements * 4);
+    const Buffer all_memory(bytes, memory_of(device)), own_memory(elements * 4, memory_of(device));
     const Tensor all = all_memory.tensor(DType::f32, {size, 1}), own = own_memory.tensor(DType::f32, {elements, 1});
+    for (const Tensor& t : {all, own}) set_zero(stream, t);
     const std::vector<int64_t> rows_of(ranks_.size(), elements);
     const auto add = [&](const char* name, double seconds, int64_t moved) {
       table.row({name, format_bytes(static_cast<double>(moved)), fmt::format("{:.1f} µs", 1e6 * seconds),
                  fmt::format("{:.2f}", static_cast<double>(moved) / seconds / 1e9)});
     };
-    add("all-reduce", best_seconds([&] { ranks_.all_reduce_sum("measured all-reduce", own); }), elements * 4);
-    add("all-gather", best_seconds([&] { ranks_.all_gather_rows("measured all-gather", own, rows_of, all); }), bytes);
+    add("all-reduce", best_seconds([&] {
+          ranks_.all_reduce_sum(stream, "measured all-reduce", own);
+          stream.synchronize();
+        }),
+        elements * 4);
+    add("all-gather", best_seconds([&] {
+          ranks_.all_gather_rows(stream, "measured all-gather", own, rows_of, all);
+          stream.synchronize();
+        }),
+        bytes);
   }
-  tables_ += "\ncollectives over all ranks (size: of the sum, and of all parts together)\n" + table.text(2);
+  tables_ += fmt::format("\ncollectives over all ranks{} (size: of the sum, and of all parts together)\n",
+                         device == Device::cpu ? "" : ", GPU to GPU by NCCL") +
+             table.text(2);
 }
 
 void Doctor::links() {
@@ -254,12 +286,14 @@ void Doctor::links() {
 
 void Doctor::run() {
   versions();
+  gpus();
   gather_facts();
   machine();
   warn_of_threads();
   rank_table();
   if (ranks_.size() > 1) {
-    collectives();
+    collectives(Device::cpu);
+    if (gpus_ready_) collectives(Device::cuda);
     links();
   } else {
     tables_ += "\none rank; 'mpirun -n 2 notellm doctor' measures between ranks as well\n";
@@ -276,7 +310,7 @@ void add_doctor(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand(
       "doctor", "what this machine has and how fast it is; alone or under mpirun, as a run would be");
   command->footer(
-      R"(Versions, cores, threads, instruction set, memory; measured speed of matrix products (f32, bf16), of
+      R"(Versions, cores, threads, instruction set, memory, GPUs; measured speed of matrix products (f32, bf16), of
 memory and, under mpirun, between ranks; warnings about what would make a run slow. Takes a few
 seconds and writes no file.
 Example: mpirun -n 2 notellm doctor)");

@@ -26,7 +26,7 @@ std::vector<int32_t> rows_to_embed(const NoteTable& notes, bool pool) {
 
 int embed(const EmbedOptions& options, Communicator& ranks) {
   check_vector_file_name(options.output);
-  const RunConfig config = options.read(ranks);
+  const RunConfig config = options.read_for_device(ranks);
   const TrainedModel model = TrainedModel::load(config, options.checkpoint);
   ranks.require_equal("checkpoint", "the checkpoint",
                       fmt::format("{} {}", model.checkpoint.string(), model.position.step));
@@ -38,8 +38,8 @@ int embed(const EmbedOptions& options, Communicator& ranks) {
   const auto count = static_cast<int64_t>(rows.size());
   Buffer memory(count * model.config.model.note_dim * size_of(DType::f32));
   const Tensor vectors = memory.tensor(DType::f32, {count, model.config.model.note_dim});
-  Stream stream;
-  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes);
+  Stream stream(model.config.device);
+  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device);
   embedder.embed(stream, ranks, model.weights, notes, rows, vectors, true);
   if (ranks.rank() != 0) return 0;
 

@@ -96,7 +96,7 @@ Matrix embed(Embedder& embedder, Communicator& ranks, const TrainedModel& model,
   const auto count = static_cast<int64_t>(rows.size());
   Matrix matrix{Buffer(std::max<int64_t>(1, count) * model.config.model.note_dim * size_of(DType::f32)), {}};
   matrix.values = matrix.memory.tensor(DType::f32, {count, model.config.model.note_dim});
-  Stream stream;
+  Stream stream(model.config.device);
   embedder.embed(stream, ranks, model.weights, notes, rows, matrix.values, true);
   return matrix;
 }
@@ -126,7 +126,7 @@ void print_index(const NearestIndex& index, Tensor pool) {
 }
 
 int neighbors(const NeighborsOptions& options, Communicator& ranks) {
-  const RunConfig config = options.read(ranks);
+  const RunConfig config = options.read_for_device(ranks);
   const TrainedModel model = TrainedModel::load(config, options.checkpoint);
   ranks.require_equal("checkpoint", "the checkpoint",
                       fmt::format("{} {}", model.checkpoint.string(), model.position.step));
@@ -136,7 +136,7 @@ int neighbors(const NeighborsOptions& options, Communicator& ranks) {
     fail(ErrorKind::data, "{}: no note of these shards was clicked; --pool all searches all", config.data.shards);
   const Queries queries = read_queries(options, config.data.shards, notes, pool);
 
-  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes);
+  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device);
   std::vector<int32_t> text_rows(queries.texts.size());
   for (size_t i = 0; i < text_rows.size(); ++i) text_rows[i] = static_cast<int32_t>(i);
   const Matrix of_ids = embed(embedder, ranks, model, notes, queries.rows);

@@ -39,7 +39,7 @@ void add_train(CLI::App& app, Action& chosen) {
       ->trigger_on_parse();
   command->callback([options, &chosen] {
     chosen = [options](Communicator& ranks) {
-      const RunConfig config = options->read(ranks);
+      const RunConfig config = options->read_for_device(ranks);
       return train(config, options->resume, ranks) == TrainingEnd::preempted ? preempted_exit_code : 0;
     };
   });

@@ -31,6 +31,8 @@ struct ConfigOptions {
   void add_to(CLI::App& command);
   // Reads the configuration and sets this rank's threads.
   RunConfig read(Communicator& ranks) const;
+  // … and chooses this rank's GPU, where `device` asks for one: for commands that compute with the model.
+  RunConfig read_for_device(Communicator& ranks) const;
 };
 
 }  // namespace notellm

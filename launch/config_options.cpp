@@ -17,4 +17,10 @@ RunConfig ConfigOptions::read(Communicator& ranks) const {
   return config;
 }
 
+RunConfig ConfigOptions::read_for_device(Communicator& ranks) const {
+  const RunConfig config = read(ranks);
+  choose_device(config.device, ranks.local_rank(), ranks.local_size());
+  return config;
+}
+
 }  // namespace notellm

@@ -14,7 +14,7 @@ namespace {
 
 constexpr const char* exit_codes =
     "Exit codes: 0 done; 1 defect of the program, or no memory; 2 command line or configuration; 3 data; 4 files;\n"
-    "5 checkpoint; 6 another rank; 7 training diverged; 85 ended by TERM or USR1 after saving: queue again\n"
+    "5 checkpoint; 6 another rank; 7 training diverged; 8 the GPU; 85 ended by TERM or USR1 after saving: queue again\n"
     "(docs/failure.md).";
 
 int run(const Action& chosen) {

@@ -10,22 +10,26 @@
 
 namespace notellm {
 
-double measure_gemm_gflops(Communicator& ranks, DType dtype) {
-  constexpr int64_t n = 1024;
-  Buffer a(n * n * size_of(dtype)), b(n * n * size_of(dtype)), c(n * n * size_of(dtype));
-  for (const Buffer* matrix : {&a, &b})
+double measure_gemm_gflops(Communicator& ranks, DType dtype, Device device) {
+  const int64_t n = measured_product(device);
+  const auto matrix = [&] {
+    Buffer buffer(n * n * size_of(dtype));
     for (int64_t i = 0; i < n * n; ++i) {
       const auto value = static_cast<float>(random_unit(1, i, 0) - 0.5);
       if (dtype == DType::bf16)
-        static_cast<bf16*>(matrix->data())[i] = bf16(value);
+        static_cast<bf16*>(buffer.data())[i] = bf16(value);
       else
-        static_cast<float*>(matrix->data())[i] = value;
+        static_cast<float*>(buffer.data())[i] = value;
     }
-  Stream stream;
+    return on_device(device, std::move(buffer));
+  };
+  const Buffer a = matrix(), b = matrix(), c(n * n * size_of(dtype), memory_of(device));
+  const auto square = [&](const Buffer& buffer) { return buffer.tensor(dtype, {n, n}); };
+  Stream stream(device);
   ranks.barrier("measure products");
   const double seconds = fastest_within(0.4, [&] {
-    gemm(stream, a.tensor(dtype, {n, n}), Transpose::no, b.tensor(dtype, {n, n}), Transpose::yes,
-         c.tensor(dtype, {n, n}));
+    gemm(stream, square(a), Transpose::no, square(b), Transpose::yes, square(c));
+    stream.synchronize();
   });
   return 2.0 * n * n * n / seconds / 1e9;
 }

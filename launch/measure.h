@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "runtime/communicator.h"
+#include "runtime/device.h"
 #include "runtime/dtype.h"
 #include "runtime/stopwatch.h"
 
@@ -39,8 +40,10 @@ double fastest_of(int repeats, const Work& work) {
   return fastest;
 }
 
-// This rank's GFLOP/s of the product of two 1024 × 1024 matrices of this type, while the other ranks do the same.
-double measure_gemm_gflops(Communicator& ranks, DType dtype);
+// This rank's GFLOP/s of the product of two square matrices of this type, while the other ranks do the same; and their
+// size: large enough for a good share of what the device can do.
+double measure_gemm_gflops(Communicator& ranks, DType dtype, Device device = Device::cpu);
+constexpr int64_t measured_product(Device device) { return device == Device::cpu ? 1024 : 4096; }
 
 // Bytes per second that this rank reads and writes when it copies memory larger than the caches (read + write counted),
 // while the other ranks do the same.

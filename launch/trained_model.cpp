@@ -6,18 +6,18 @@
 namespace notellm {
 namespace {
 
-// The flat weights of a checkpoint, in the type that the model computes with, and tau.
+// The flat weights of a checkpoint, in the type and on the device that the model computes with, and tau.
 Buffer load_compute_weights(const std::filesystem::path& checkpoint, const ParameterLayout& layout, DType compute,
-                            float& tau) {
+                            Device device, float& tau) {
   Buffer master(layout.size() * size_of(DType::f32));
   const Tensor weights = master.tensor(DType::f32, {layout.size()});
   load_weights(checkpoint, layout, true, weights);
   tau = *layout.at("note_head.tau").view(weights).as<float>();
-  if (compute == DType::f32) return master;
+  if (compute == DType::f32) return on_device(device, std::move(master));
   Buffer narrow(layout.size() * size_of(DType::bf16));
   Stream stream;
   convert(stream, weights, narrow.tensor(DType::bf16, {layout.size()}));
-  return narrow;
+  return on_device(device, std::move(narrow));
 }
 
 }  // namespace
@@ -35,7 +35,7 @@ TrainedModel TrainedModel::load(const RunConfig& config, const std::string& chec
   RunConfig effective = config;
   effective.model = info.config.model;
   float tau = 0;
-  Buffer memory = load_compute_weights(folder, layout, config.compute(), tau);
+  Buffer memory = load_compute_weights(folder, layout, config.compute(), config.device, tau);
   const Weights weights(layout, effective.model, memory.tensor(config.compute(), {layout.size()}));
   spdlog::info("{}: the model after step {}", folder.string(), info.position.step);
   return {effective, folder, info.position, std::move(shards), std::move(layout), std::move(memory), weights, tau};

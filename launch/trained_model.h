@@ -18,7 +18,7 @@ struct TrainedModel {
   TrainingPosition position;
   Shards shards;
   ParameterLayout layout;
-  Buffer memory;    // the weights in config.compute()
+  Buffer memory;    // the weights in config.compute(), on config.device
   Weights weights;  // views into `memory`
   float tau;        // of the f32 master weights
 

@@ -1,47 +1,64 @@
 #include "losses/contrastive.h"
 
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
+#include "kernels/embedding.h"
 #include "kernels/infonce.h"
 
 namespace notellm {
 
-ContrastiveSums Contrastive::run(Stream& stream, Communicator& ranks, const GatheredNotes& notes, Tensor z, float tau,
-                                 double scale, Tensor dz, double* dtau, Arena& arena) {
+void Contrastive::run(Stream& stream, Communicator& ranks, const GatheredNotes& notes, Tensor z, float tau,
+                      double scale, Tensor dz, Arena& arena) {
   const int64_t all = static_cast<int64_t>(notes.ids.size()), rows = z.rows(), d = z.cols(), mark = arena.mark();
   const int64_t first = std::accumulate(notes.rows_of.begin(), notes.rows_of.begin() + ranks.rank(), int64_t{0});
   NOTELLM_CHECK(rows == notes.rows_of[ranks.rank()], "{} of {} note vectors", rows, notes.rows_of[ranks.rank()]);
+  notes_ = notes;
+  first_ = first;
+  tau_ = tau;
+  share_ = gradient_ == ContrastiveGradient::released_code ? 1.0f / static_cast<float>(ranks.size()) : 1.0f;
+
+  mask_.build(notes.ids, first, first + rows, mask_known_);
+  own_rows_.resize(rows);
+  std::iota(own_rows_.begin(), own_rows_.end(), 0);
+  Tensor begin, columns, log_q, own_rows;
+  upload_.send({{mask_.begin(), &begin},
+                {mask_.columns(), &columns},
+                {Tensor::of(own_rows_.data(), {rows}), &own_rows},
+                {notes.log_q.empty() ? Tensor() : Tensor::of(notes.log_q.data(), {all}), &log_q}});
+  if (notes.log_q.empty()) log_q = Tensor();
 
   const Tensor z_all = arena.allocate(DType::f32, {all, d}), dz_all = arena.allocate(DType::f32, {all, d});
-  ranks.all_gather_rows("note vectors", z, notes.rows_of, z_all);
-  const Tensor log_q = notes.log_q.empty() ? Tensor() : Tensor::of(notes.log_q.data(), {all});
-  mask_.build(notes.ids, first, first + rows, mask_known_);
-
   const Tensor lse = arena.allocate(DType::f64, {rows}), positive = arena.allocate(DType::f32, {rows});
-  const Tensor similarity = arena.allocate(DType::f32, {rows});
+  const Tensor similarity = arena.allocate(DType::f32, {rows}), dtau = arena.allocate(DType::f64, {1});
   const Tensor workspace = arena.allocate(DType::f32, {infonce_workspace(rows, all)});
-  infonce(stream, z, first, z_all, tau, log_q, mask_.begin(), mask_.columns(), lse, positive, similarity, workspace);
-
-  ContrastiveSums sums;
-  for (int64_t i = 0; i < rows; ++i) {
-    const float correction = notes.log_q.empty() ? 0.0f : notes.log_q[(first + i) ^ 1];
-    sums.loss += lse.as<double>()[i] - positive.as<float>()[i];
-    sums.positive_similarity += (positive.as<float>()[i] + correction) / std::exp(double(tau));
-    sums.negative_similarity += similarity.as<float>()[i];
-  }
-
-  std::memset(dz.data, 0, dz.bytes());
-  std::memset(dz_all.data, 0, dz_all.bytes());
   const Tensor dz_columns = arena.allocate(DType::f32, {rows, d});
-  *dtau = 0;
-  infonce_backward(stream, z, first, z_all, tau, log_q, mask_.begin(), mask_.columns(), lse, static_cast<float>(scale),
-                   dz, dz_all, Tensor::of(dtau, {1}), workspace);
-  ranks.reduce_scatter_rows("note vector gradients", dz_all, notes.rows_of, dz_columns);
-  const float share = gradient_ == ContrastiveGradient::released_code ? 1.0f / ranks.size() : 1.0f;
-  for (int64_t i = 0; i < dz.size(); ++i) dz.as<float>()[i] = share * (dz.as<float>()[i] + dz_columns.as<float>()[i]);
+  ranks.all_gather_rows(stream, "note vectors", z, notes.rows_of, z_all);
+  upload_.wait(stream);
+  infonce(stream, z, first, z_all, tau, log_q, begin, columns, lse, positive, similarity, workspace);
+
+  for (const Tensor& sum : {dz, dz_all, dtau}) set_zero(stream, sum);
+  infonce_backward(stream, z, first, z_all, tau, log_q, begin, columns, lse, static_cast<float>(scale * share_), dz,
+                   dz_all, dtau, workspace);
+  ranks.reduce_scatter_rows(stream, "note vector gradients", dz_all, notes.rows_of, dz_columns);
+  scatter_add_rows(stream, dz_columns, {own_rows, {}, {}}, dz);
+  upload_.done(stream);
+  found_ = download_.fetch(stream, {lse, positive, similarity, dtau});
   arena.rewind(mark);
+}
+
+ContrastiveSums Contrastive::sums() const {
+  download_.wait();
+  const auto lse = found_[0].span<double>();
+  const auto positive = found_[1].span<float>(), similarity = found_[2].span<float>();
+  ContrastiveSums sums;
+  for (size_t i = 0; i < lse.size(); ++i) {
+    const float correction = notes_.log_q.empty() ? 0.0f : notes_.log_q[(first_ + i) ^ 1];
+    sums.loss += lse[i] - positive[i];
+    sums.positive_similarity += (positive[i] + correction) / std::exp(double(tau_));
+    sums.negative_similarity += similarity[i];
+  }
+  sums.dtau = *found_[3].as<double>() / share_;  // the authors' code leaves tau's gradient whole
   return sums;
 }
 

@@ -8,7 +8,7 @@
 #include "losses/contrastive_mask.h"
 #include "runtime/communicator.h"
 #include "runtime/device.h"
-#include "runtime/memory.h"
+#include "runtime/transfer.h"
 
 namespace notellm {
 
@@ -20,6 +20,7 @@ struct ContrastiveSums {
   double loss = 0;                 // Σ over this rank's rows
   double positive_similarity = 0;  // Σ of the cosine to the positive
   double negative_similarity = 0;  // Σ of the row's mean cosine to its negatives
+  double dtau = 0;                 // this rank's part of scale · ∂loss/∂tau
 };
 
 // One step's notes, in the gathered order: rank after rank. Notes 2i and 2i + 1 are a pair.
@@ -31,17 +32,29 @@ struct GatheredNotes {
 
 class Contrastive {
  public:
-  Contrastive(bool mask_known, ContrastiveGradient gradient) : mask_known_(mask_known), gradient_(gradient) {}
+  Contrastive(bool mask_known, ContrastiveGradient gradient, Device device = Device::cpu)
+      : mask_known_(mask_known), gradient_(gradient), upload_(device), download_(device) {}
 
-  // z [own rows, d] f32: this rank's normalised vectors. On return dz holds scale · ∂(Σ over all rows of all ranks of
-  // loss_i)/∂z and *dtau this rank's part of the same for tau. A collective: all ranks call it with the same `notes`.
-  ContrastiveSums run(Stream& stream, Communicator& ranks, const GatheredNotes& notes, Tensor z, float tau,
-                      double scale, Tensor dz, double* dtau, Arena& arena);
+  // z [own rows, d] f32: this rank's normalised vectors. On return (CUDA: in the stream's order) dz holds
+  // scale · ∂(Σ over all rows of all ranks of loss_i)/∂z. A collective: all ranks call it with the same `notes`, which
+  // must live until sums().
+  void run(Stream& stream, Communicator& ranks, const GatheredNotes& notes, Tensor z, float tau, double scale,
+           Tensor dz, Arena& arena);
+  // Of the last run. Waits for that, not for what the stream does after it.
+  ContrastiveSums sums() const;
 
  private:
   bool mask_known_;
   ContrastiveGradient gradient_;
   ContrastiveMask mask_;
+  std::vector<int32_t> own_rows_;  // 0, 1, …
+  Upload upload_;
+  Download download_;
+  // What sums() needs of the last run.
+  GatheredNotes notes_;
+  int64_t first_ = 0;
+  float tau_ = 0, share_ = 1;
+  std::vector<Tensor> found_;  // in host memory: lse, positive, similarity of each row; dtau
 };
 
 }  // namespace notellm

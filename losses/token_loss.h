@@ -6,17 +6,20 @@
 
 namespace notellm {
 
-// Σ over rows of the cross entropy of  logits = hidden · headᵀ, and its gradient:
-//   returns  Σ_r loss_r                              (not divided by anything)
+// The cross entropy of each row of  logits = hidden · headᵀ, and the gradient of their sum:
+//   loss[r]                 = loss_r                  (not divided by anything)
 //   d_hidden[places[r], :] += scale · d loss_r / d hidden
 //   d_head                 += scale · Σ_r d loss_r / d head
 //
 //   hidden    [h, dim]  f32 | bf16;  d_hidden as hidden
 //   places    [m] i32   the hidden row of each label, distinct; labels [m] i32
+//   loss      [m] f32
 //   head      [vocabulary, dim] as hidden;  d_head the same shape, f32
 //
 // Columns from vocabulary_in_use on are padding. Uses the arena for one tile of logits.
-double token_loss(Stream& stream, Tensor hidden, Tensor places, Tensor labels, Tensor head, int64_t vocabulary_in_use,
-                  double scale, Tensor d_hidden, Tensor d_head, Arena& arena);
+void token_loss(Stream& stream, Tensor hidden, Tensor places, Tensor labels, Tensor head, int64_t vocabulary_in_use,
+                double scale, Tensor d_hidden, Tensor d_head, Tensor loss, Arena& arena);
+// Bytes of arena that it uses at most.
+int64_t token_loss_arena_bytes(Device device, DType compute, int64_t dim, int64_t vocabulary);
 
 }  // namespace notellm

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "model/parameters.h"
+#include "runtime/memory.h"
 #include "runtime/random.h"
 
 namespace notellm {
@@ -37,38 +39,50 @@ void fill_special_rows(Tensor embedding, int64_t tokens_in_use, int64_t mean_row
   }
 }
 
+bool in_first_attention(const Parameter& p, std::string_view which) {
+  return p.name == fmt::format("model.layers.0.self_attn.{}_proj.weight", which);
+}
+
+void fill_matrix(const Parameter& p, const InitConfig& config, uint64_t key, Tensor t) {
+  const bool average = config.first_attention == FirstAttention::average;
+  if (average && (in_first_attention(p, "v") || in_first_attention(p, "o"))) return fill_identity(t);
+  fill_normal(t, config.matrix_std, key);
+  if (average && (in_first_attention(p, "q") || in_first_attention(p, "k"))) scale(t, 0.1f);
+}
+
+void fill(const Parameter& p, const ModelConfig& config, uint64_t key, int64_t tokens_in_use, int64_t mean_row,
+          Tensor t) {
+  switch (p.kind) {
+    case ParameterKind::embedding:
+      fill_normal(t, config.init.embedding_std, key);
+      return fill_special_rows(t, tokens_in_use, mean_row);
+    case ParameterKind::matrix:
+      return fill_matrix(p, config.init, key, t);
+    case ParameterKind::norm:
+      std::fill_n(t.as<float>(), t.size(), 1.0f);
+      return;
+    case ParameterKind::temperature:
+      *t.as<float>() = static_cast<float>(config.init.tau);
+  }
+}
+
 }  // namespace
 
-void initialize(const ParameterLayout& layout, const ModelConfig& config, uint64_t seed, int64_t tokens_in_use,
-                int64_t mean_row, Tensor flat) {
+void initialize(Stream& stream, const ParameterLayout& layout, const ModelConfig& config, uint64_t seed,
+                int64_t tokens_in_use, int64_t mean_row, Tensor flat) {
   NOTELLM_CHECK(flat.size() == layout.size(), "{} for {} parameters", describe(flat), layout.size());
   NOTELLM_CHECK(0 < mean_row && mean_row < tokens_in_use && tokens_in_use <= layout.vocabulary(), "row {} of {} tokens",
                 mean_row, tokens_in_use);
+  const auto largest = std::ranges::max(layout.all(), {}, &Parameter::size).size();
+  const Buffer memory(stream.on_gpu() ? largest * size_of(DType::f32) : 0);
   for (size_t i = 0; i < layout.all().size(); ++i) {
     const Parameter& p = layout.all()[i];
-    const Tensor view = p.view(flat);
-    const uint64_t key = random_bits(seed, i, 0x1217);
-    switch (p.kind) {
-      case ParameterKind::embedding:
-        fill_normal(view, config.init.embedding_std, key);
-        fill_special_rows(view, tokens_in_use, mean_row);
-        break;
-      case ParameterKind::matrix:
-        fill_normal(view, config.init.matrix_std, key);
-        break;
-      case ParameterKind::norm:
-        std::fill_n(view.as<float>(), view.size(), 1.0f);
-        break;
-      case ParameterKind::temperature:
-        *view.as<float>() = static_cast<float>(config.init.tau);
-        break;
-    }
-  }
-  if (config.init.first_attention == FirstAttention::average) {
-    scale(layout.at("model.layers.0.self_attn.q_proj.weight").view(flat), 0.1f);
-    scale(layout.at("model.layers.0.self_attn.k_proj.weight").view(flat), 0.1f);
-    fill_identity(layout.at("model.layers.0.self_attn.v_proj.weight").view(flat));
-    fill_identity(layout.at("model.layers.0.self_attn.o_proj.weight").view(flat));
+    Tensor view = p.view(flat);
+    if (stream.on_gpu()) view.data = memory.data();
+    fill(p, config, random_bits(seed, i, 0x1217), tokens_in_use, mean_row, view);
+    if (!stream.on_gpu()) continue;
+    copy(stream, view, p.view(flat));
+    stream.synchronize();  // before the next parameter is written there
   }
 }
 

@@ -13,36 +13,61 @@ void places(const std::vector<int32_t>& wanted, const std::vector<int32_t>& rows
     result.push_back(static_cast<int32_t>(std::lower_bound(rows.begin(), rows.end(), row) - rows.begin()));
 }
 
+Tensor view(const std::vector<int32_t>& v) { return Tensor::of(v.data(), {static_cast<int64_t>(v.size())}); }
+
 }  // namespace
 
 void ModelInput::set(const PackedBatch& batch, bool with_labels) {
-  const auto n = static_cast<int64_t>(batch.tokens.size());
-  tokens_ = view(batch.tokens);
-  positions_ = view(batch.positions);
-  rows_of_tokens_.set(batch.tokens);
-  all_tokens_.resize(n);
-  std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
+  Lists& l = lists_;
+  l.all_tokens.resize(batch.tokens.size());
+  std::iota(l.all_tokens.begin(), l.all_tokens.end(), 0);
+  l.rows = batch.note_rows;
+  if (with_labels) l.rows.insert(l.rows.end(), batch.label_rows.begin(), batch.label_rows.end());
+  std::sort(l.rows.begin(), l.rows.end());
+  l.rows.erase(std::unique(l.rows.begin(), l.rows.end()), l.rows.end());
+  l.row_positions.clear();
+  for (int32_t row : l.rows) l.row_positions.push_back(batch.positions[row]);
+  places(batch.note_rows, l.rows, l.note_places);
+  l.label_places.clear();
+  if (with_labels) places(batch.label_rows, l.rows, l.label_places);
+  tokens_grouped_.set(batch.tokens);
+  set_plan(batch, l.all_tokens, plan_);
+  set_plan(batch, l.rows, last_plan_);
+  upload(batch);
+}
 
-  rows_ = batch.note_rows;
-  if (with_labels) rows_.insert(rows_.end(), batch.label_rows.begin(), batch.label_rows.end());
-  std::sort(rows_.begin(), rows_.end());
-  rows_.erase(std::unique(rows_.begin(), rows_.end()), rows_.end());
-  row_positions_.clear();
-  for (int32_t row : rows_) row_positions_.push_back(batch.positions[row]);
-  places(batch.note_rows, rows_, note_places_);
-  label_places_.clear();
-  if (with_labels) places(batch.label_rows, rows_, label_places_);
-
-  segments_.clear();
-  last_segments_.clear();
+void ModelInput::set_plan(const PackedBatch& batch, const std::vector<int32_t>& query_tokens, AttentionPlan& plan) {
+  const auto place = [&](int32_t token) {
+    return static_cast<int32_t>(std::lower_bound(query_tokens.begin(), query_tokens.end(), token) -
+                                query_tokens.begin());
+  };
+  lists_.segments.clear();
   for (const Segment& s : batch.segments) {
     const Segment prefix = s.prefix < 0 ? Segment{0, 0, -1} : batch.segments[s.prefix];
-    const auto place = [&](int32_t row) {
-      return static_cast<int32_t>(std::lower_bound(rows_.begin(), rows_.end(), row) - rows_.begin());
-    };
-    segments_.push_back({s.begin, s.end, prefix.begin, prefix.end, s.begin, s.end});
-    last_segments_.push_back({s.begin, s.end, prefix.begin, prefix.end, place(s.begin), place(s.end)});
+    lists_.segments.push_back({s.begin, s.end, prefix.begin, prefix.end, place(s.begin), place(s.end)});
   }
+  plan.set(lists_.segments, query_tokens, static_cast<int64_t>(batch.tokens.size()));
+}
+
+void ModelInput::upload(const PackedBatch& batch) {
+  const bool on_gpu = device_ == Device::cuda;  // only there are the plans' tables wanted
+  const RowGroups groups = tokens_grouped_.view();
+  Tensor tables, last_tables;
+  upload_.send({{view(batch.tokens), &tokens_},
+                {view(batch.positions), &positions_},
+                {view(lists_.rows), &rows_},
+                {view(lists_.row_positions), &row_positions_},
+                {view(lists_.note_places), &note_places_},
+                {view(lists_.label_places), &label_places_},
+                {view(batch.labels), &labels_},
+                {groups.target, &rows_of_tokens_.target},
+                {groups.begin, &rows_of_tokens_.begin},
+                {groups.rows, &rows_of_tokens_.rows},
+                {on_gpu ? plan_.tables() : Tensor(), &tables},
+                {on_gpu ? last_plan_.tables() : Tensor(), &last_tables}});
+  if (!on_gpu) return;
+  plan_.set_device_tables(tables);
+  last_plan_.set_device_tables(last_tables);
 }
 
 }  // namespace notellm

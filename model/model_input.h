@@ -1,44 +1,61 @@
 // A packed batch as the transformer reads it, and the rows whose hidden states it will return.
 #pragma once
 
-#include <span>
 #include <vector>
 
 #include "data_pipeline/batch.h"
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
-#include "runtime/tensor.h"
+#include "runtime/transfer.h"
 
 namespace notellm {
 
 // Views into the batch, which must outlive it, and into vectors of its own, which keep their capacity: use one object
-// for many batches.
+// for many batches. With CUDA all arrays are copied to the GPU, on a stream of their own: set() may be called while
+// work that reads another object goes on.
 class ModelInput {
  public:
-  // with_labels: label rows are read too, not only note rows.
+  explicit ModelInput(Device device = Device::cpu) : device_(device), upload_(device) {}
+
+  // with_labels: label rows are read too, not only note rows. Throws Error: what AttentionPlan refuses.
   void set(const PackedBatch& batch, bool with_labels);
+  // Around the work that reads the input: what is enqueued after wait() finds it there; done() says that what has been
+  // enqueued is the last to read it, and comes before the next set().
+  void wait(Stream& stream) const { upload_.wait(stream); }
+  void done(Stream& stream) { upload_.done(stream); }
 
   int64_t tokens() const { return tokens_.rows(); }
-  int64_t hidden_rows() const { return static_cast<int64_t>(rows_.size()); }
+  int64_t hidden_rows() const { return rows_.rows(); }
   // Where the rows stand among the hidden rows; the places of one list are distinct.
-  Tensor note_places() const { return view(note_places_); }    // [2b]
-  Tensor label_places() const { return view(label_places_); }  // [m]
+  Tensor note_places() const { return note_places_; }    // [2b]
+  Tensor label_places() const { return label_places_; }  // [m]
+  Tensor labels() const { return labels_; }              // [m] the batch's
 
  private:
   friend class Transformer;
-  static Tensor view(const std::vector<int32_t>& v) { return Tensor::of(v.data(), {static_cast<int64_t>(v.size())}); }
   // Queries: all tokens, but in the last layer only the rows that are read.
-  std::span<const AttentionSegment> segments_of(bool last) const { return last ? last_segments_ : segments_; }
-  RowGroups rows_of_tokens() const { return rows_of_tokens_.view(); }
-  Tensor queries_of(bool last) const { return view(last ? rows_ : all_tokens_); }
+  const AttentionPlan& plan_of(bool last) const { return last ? last_plan_ : plan_; }
+  void set_plan(const PackedBatch& batch, const std::vector<int32_t>& query_tokens, AttentionPlan& plan);
+  void upload(const PackedBatch& batch);
 
-  Tensor tokens_, positions_;           // [n] i32
-  GroupedRows rows_of_tokens_;          // rows by token
-  std::vector<int32_t> all_tokens_;     // 0 .. n-1
-  std::vector<int32_t> rows_;           // [r] ascending
-  std::vector<int32_t> row_positions_;  // [r]
-  std::vector<AttentionSegment> segments_, last_segments_;
-  std::vector<int32_t> note_places_, label_places_;
+  // The host's lists.
+  struct Lists {
+    std::vector<int32_t> all_tokens;     // 0 .. n-1
+    std::vector<int32_t> rows;           // [r] ascending
+    std::vector<int32_t> row_positions;  // [r]
+    std::vector<int32_t> note_places, label_places;
+    std::vector<AttentionSegment> segments;  // scratch of set()
+  };
+  Device device_;
+  Lists lists_;
+  GroupedRows tokens_grouped_;
+  AttentionPlan plan_, last_plan_;
+  Upload upload_;
+  // What the ops read, on the device.
+  Tensor tokens_, positions_;    // [n] i32
+  Tensor rows_, row_positions_;  // [r] i32
+  RowGroups rows_of_tokens_;  // rows by token
+  Tensor note_places_, label_places_, labels_;
 };
 
 }  // namespace notellm

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "runtime/device.h"
 #include "runtime/tensor.h"
 
 namespace notellm {
@@ -67,10 +68,10 @@ struct Weights {
 // Rows of the embedding for `tokens` tokens in use: a multiple of 64, which matrix products like.
 int64_t padded_vocabulary(int64_t tokens);
 
-// Fills the flat f32 array with initial values: a pure function of (seed, parameter, element). Rows of the embedding
-// from tokens_in_use on are zero; row `mean_row` (the [EMB] token) is the mean of the rows before it, as new special
-// tokens start.
-void initialize(const ParameterLayout& layout, const ModelConfig& config, uint64_t seed, int64_t tokens_in_use,
-                int64_t mean_row, Tensor flat);
+// Fills the flat f32 array, memory of the stream's device, with initial values: a pure function of (seed, parameter,
+// element). Rows of the embedding from tokens_in_use on are zero; row `mean_row` (the [EMB] token) is the mean of the
+// rows before it, as new special tokens start. What lies between parameters stays as it is.
+void initialize(Stream& stream, const ParameterLayout& layout, const ModelConfig& config, uint64_t seed,
+                int64_t tokens_in_use, int64_t mean_row, Tensor flat);
 
 }  // namespace notellm

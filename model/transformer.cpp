@@ -1,7 +1,6 @@
 #include "model/transformer.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
@@ -14,8 +13,6 @@ namespace notellm {
 namespace {
 
 constexpr Transpose as_is = Transpose::no, transposed = Transpose::yes;
-
-void zero(const Tensor& t) { std::memset(t.data, 0, t.bytes()); }
 
 // [rows, heads, head_dim] as a matrix.
 Tensor matrix(const Tensor& t) { return t.reshape({t.rows(), t.cols()}); }
@@ -32,13 +29,13 @@ struct Transformer::Pass {
   Tensor allocate(DType dtype, std::initializer_list<int64_t> sizes) const { return arena.allocate(dtype, sizes); }
 };
 
-Transformer::Transformer(const ModelConfig& config, DType compute)
-    : config_(config),
-      compute_(compute),
-      rope_memory_(static_cast<int64_t>(config.context) * config.head_dim * 4),
-      rope_(rope_memory_.tensor(DType::f32, {config.context, 2, config.head_dim / 2})) {
+Transformer::Transformer(const ModelConfig& config, DType compute, Device device) : config_(config), compute_(compute) {
   NOTELLM_CHECK(config.head_dim > 0, "ModelConfig::finish() has not been called");
+  Buffer table(static_cast<int64_t>(config.context) * config.head_dim * 4);
+  rope_ = table.tensor(DType::f32, {config.context, 2, config.head_dim / 2});
   rope_table(static_cast<float>(config.rope_theta), config.head_dim, rope_);
+  rope_memory_ = on_device(device, std::move(table));
+  rope_.data = rope_memory_.data();
 }
 
 Transformer::Layer Transformer::allocate_layer(int layer, const ModelInput& input, Arena& arena) const {
@@ -65,7 +62,11 @@ Tensor Transformer::forward(Stream& stream, const Weights& weights, const ModelI
   const Tensor hidden = arena.allocate(compute_, {r, config_.dim});
   const int64_t mark = arena.mark();
   layers_.clear();
-  for (int l = 0; l < config_.layers; ++l) layers_.push_back(allocate_layer(l, input, arena));
+  for (int l = 0; l < config_.layers; ++l) {
+    // A layer reads only the one before it: what nobody will ask for again makes room for the next but one.
+    const bool reuse = !keep && l >= 2 && !is_last(l);
+    layers_.push_back(reuse ? layers_[l - 2] : allocate_layer(l, input, arena));
+  }
   final_x_ = arena.allocate(compute_, {r, config_.dim});
   final_rms_ = arena.allocate(DType::f32, {r});
 
@@ -111,22 +112,20 @@ void Transformer::begin_tile(const Pass& pass, int layer, Tensor x, Tensor delta
 void Transformer::begin_last_queries(const Pass& pass) {
   Layer& l = layers_.back();
   const LayerWeights& w = pass.weights.layers.back();
-  gather_rows(pass.stream, l.x, ModelInput::view(pass.input.rows_), l.residual);
+  gather_rows(pass.stream, l.x, pass.input.rows_, l.residual);
   for_tiles(pass.arena, l.residual.rows(), [&](int64_t begin, int64_t end) {
     const Tensor y = pass.allocate(compute_, {end - begin, config_.dim}), q = matrix(l.q.slice(begin, end));
     rms_norm(pass.stream, l.residual.slice(begin, end), {}, w.input_norm, config_.norm_eps, {}, y,
              l.query_rms.slice(begin, end));
     gemm(pass.stream, y, as_is, w.q, transposed, q);
-    rope(pass.stream, q, ModelInput::view(pass.input.row_positions_).slice(begin, end), rope_, config_.heads,
-         config_.head_dim, +1);
+    rope(pass.stream, q, pass.input.row_positions_.slice(begin, end), rope_, config_.heads, config_.head_dim, +1);
   });
 }
 
 void Transformer::attend(const Pass& pass, int layer) {
   if (is_last(layer)) begin_last_queries(pass);
   const Layer& l = layers_[layer];
-  attention(pass.stream, pass.input.segments_of(is_last(layer)), l.q, l.kv, pass.input.queries_of(is_last(layer)), l.o,
-            l.lse);
+  attention(pass.stream, pass.input.plan_of(is_last(layer)), l.q, l.kv, l.o, l.lse);
 }
 
 // From attention's output to what the layer adds to `middle`: [tile, dim], in the arena.
@@ -151,15 +150,15 @@ Tensor Transformer::norm_workspace(const Pass& pass, int64_t rows) const {
 }
 
 void Transformer::backward(Stream& stream, const Weights& weights, const ModelInput& input, Tensor d_hidden,
-                           const Weights& gradients, Arena& arena) {
+                           const Weights& gradients, Arena& arena, const LayerDone& layer_done) {
   const Pass pass{stream, weights, input, arena, &gradients};
   const int64_t n = input.tokens(), r = input.hidden_rows(), mark = arena.mark();
   NOTELLM_CHECK(static_cast<int>(layers_.size()) == config_.layers && final_x_.rows() == r,
                 "backward without the forward pass of the same batch");
   // Two buffers: the last layer's rows, then all tokens'.
   const Tensor d_last = arena.allocate(compute_, {r, config_.dim}), d_all = arena.allocate(compute_, {n, config_.dim});
-  zero(d_last);
-  zero(d_all);
+  set_zero(stream, d_last);
+  set_zero(stream, d_all);
   rms_norm_backward(stream, d_hidden, final_x_, weights.final_norm, final_rms_, d_last, gradients.final_norm,
                     norm_workspace(pass, r));
   for (int layer = config_.layers - 1; layer >= 0; --layer) {
@@ -175,10 +174,11 @@ void Transformer::backward(Stream& stream, const Weights& weights, const ModelIn
     for_tiles(arena, n, [&](int64_t begin, int64_t end) {
       backward_begin_tile(pass, layer, dq, dkv, d_all, {begin, end});
     });
-    if (is_last(layer)) scatter_add_rows(stream, d_last, {ModelInput::view(input.rows_), {}, {}}, d_all);
+    if (is_last(layer)) scatter_add_rows(stream, d_last, {input.rows_, {}, {}}, d_all);
     arena.rewind(layer_mark);
+    if (layer_done) layer_done(layer);
   }
-  scatter_add_rows(stream, d_all, input.rows_of_tokens(), gradients.embedding);
+  scatter_add_rows(stream, d_all, input.rows_of_tokens_, gradients.embedding);
   arena.rewind(mark);
 }
 
@@ -206,11 +206,10 @@ void Transformer::backward_finish_tile(const Pass& pass, int layer, Tensor dx, T
 
 Tensor Transformer::backward_attention(const Pass& pass, int layer, Tensor d_o, Tensor dq) {
   const Layer& l = layers_[layer];
-  const auto segments = pass.input.segments_of(is_last(layer));
+  const AttentionPlan& plan = pass.input.plan_of(is_last(layer));
   const Tensor dkv = pass.allocate(compute_, {l.kv.rows(), 2 * config_.kv_heads, config_.head_dim});
-  const Tensor workspace = pass.allocate(DType::f32, {attention_workspace(segments, l.kv)});
-  attention_backward(pass.stream, segments, d_o, l.q, l.kv, pass.input.queries_of(is_last(layer)), l.o, l.lse, dq, dkv,
-                     workspace);
+  const Tensor workspace = pass.allocate(DType::f32, {attention_workspace(pass.stream, plan, l.q, l.kv)});
+  attention_backward(pass.stream, plan, d_o, l.q, l.kv, l.o, l.lse, dq, dkv, workspace);
   return dkv;
 }
 
@@ -247,8 +246,7 @@ void Transformer::backward_last_queries(const Pass& pass, Tensor dq, Tensor dx) 
     const Tensor dq_tile = matrix(dq.slice(begin, end)), residual = l.residual.slice(begin, end);
     const Tensor query_rms = l.query_rms.slice(begin, end);
     rms_norm_apply(pass.stream, residual, w.input_norm, query_rms, y);
-    rope(pass.stream, dq_tile, ModelInput::view(pass.input.row_positions_).slice(begin, end), rope_, config_.heads,
-         config_.head_dim, -1);
+    rope(pass.stream, dq_tile, pass.input.row_positions_.slice(begin, end), rope_, config_.heads, config_.head_dim, -1);
     gemm(pass.stream, dq_tile, transposed, y, as_is, g.q, true);
     gemm(pass.stream, dq_tile, as_is, w.q, as_is, dy);
     rms_norm_backward(pass.stream, dy, residual, w.input_norm, query_rms, dx.slice(begin, end), g.input_norm,
@@ -256,16 +254,20 @@ void Transformer::backward_last_queries(const Pass& pass, Tensor dq, Tensor dx) 
   });
 }
 
-int64_t transformer_arena_bytes(const ModelConfig& c, DType compute, int64_t tokens, int64_t hidden_rows) {
+int64_t transformer_arena_bytes(const ModelConfig& c, DType compute, Device device, int64_t tokens, int64_t hidden_rows,
+                                bool keep) {
   const int64_t n = tokens, r = hidden_rows, size = size_of(compute), floats = 4;
   const auto kept = [&](int64_t rows) {  // what a layer keeps per row that goes on
     return rows * ((2 * c.q_dim() + c.dim + 2 * c.ffn) * size + (c.heads + 1) * floats);
   };
   const int64_t per_token = (c.dim + c.kv_dim()) * size + floats;
-  int64_t bytes = c.layers * n * per_token + (c.layers - 1) * kept(n) + kept(r) + r * (3 * c.dim * size + 2 * floats);
-  bytes += (n + r) * c.dim * size + n * (2 * c.q_dim() + c.kv_dim()) * size;  // backward
-  bytes += rms_norm_backward_workspace(n, c.dim) * floats;
-  bytes += tile_rows * (c.ffn + 3 * c.dim) * size;  // scratch of a tile
+  const int64_t layers = keep ? c.layers : std::min(c.layers, 3), tile = std::min(n, tile_rows_of(device));
+  int64_t bytes = layers * n * per_token + (layers - 1) * kept(n) + kept(r) + r * (3 * c.dim * size + 2 * floats);
+  if (keep) {  // backward
+    bytes += (n + r) * c.dim * size + n * (2 * c.q_dim() + c.kv_dim()) * size;
+    bytes += (rms_norm_backward_workspace(r, c.dim) + rms_norm_backward_workspace(tile, c.dim)) * floats;
+  }
+  bytes += tile * (c.ffn + 3 * c.dim) * size;  // scratch of a tile
   const int64_t allocations = 16 * c.layers + 32;
   return bytes + allocations * 64;
 }

@@ -10,6 +10,7 @@
 // (note rows and label rows): a few per cent of them.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "model/model_input.h"
@@ -21,17 +22,19 @@ namespace notellm {
 
 class Transformer {
  public:
-  // compute: f32, or bf16 with softmax, norms and sums in f32.
-  Transformer(const ModelConfig& config, DType compute);
+  // compute: f32, or bf16 with softmax, norms and sums in f32. Streams, weights and arena are of this device.
+  Transformer(const ModelConfig& config, DType compute, Device device = Device::cpu);
 
   // Hidden states after the final norm of the input's rows: [hidden_rows, dim], in the arena. With keep, the arena
   // holds from then on what backward needs; without, only the result is left in it.
   Tensor forward(Stream& stream, const Weights& weights, const ModelInput& input, Arena& arena, bool keep);
 
   // Adds to `gradients` (f32) the gradient of everything that the last forward(keep) computed from; d_hidden is
-  // overwritten. The arena must be as that forward left it, plus what was allocated since.
+  // overwritten. The arena must be as that forward left it, plus what was allocated since. layer_done(l), if given: the
+  // work that adds to layer l's gradients has been enqueued; from the last layer to the first.
+  using LayerDone = std::function<void(int layer)>;
   void backward(Stream& stream, const Weights& weights, const ModelInput& input, Tensor d_hidden,
-                const Weights& gradients, Arena& arena);
+                const Weights& gradients, Arena& arena, const LayerDone& layer_done = {});
 
   DType compute() const { return compute_; }
   const ModelConfig& config() const { return config_; }
@@ -74,7 +77,8 @@ class Transformer {
 };
 
 // Bytes of arena that forward and backward use at most for a batch of `tokens` tokens and `hidden_rows` hidden rows,
-// the workspace of attention aside.
-int64_t transformer_arena_bytes(const ModelConfig& config, DType compute, int64_t tokens, int64_t hidden_rows);
+// the workspace of attention aside. keep as in forward; without it there is no backward.
+int64_t transformer_arena_bytes(const ModelConfig& config, DType compute, Device device, int64_t tokens,
+                                int64_t hidden_rows, bool keep);
 
 }  // namespace notellm

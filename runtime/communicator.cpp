@@ -13,6 +13,8 @@
 #include <numeric>
 
 #include "runtime/files.h"
+#include "runtime/memory.h"
+#include "runtime/nccl.h"
 #include "runtime/watchdog.h"
 
 namespace notellm {
@@ -108,8 +110,14 @@ std::vector<int64_t> begins_of(std::span<const int64_t> counts) {
   return begins;
 }
 
-void check_rows(const char* name, int rank, const Tensor& mine, std::span<const int64_t> rows_of, const Tensor& all) {
+void check_summable(const char* name, const Tensor& t) {
+  NOTELLM_CHECK(t.dtype != DType::bf16, "{}: sums of {} over ranks are not supported", name, describe(t));
+}
+
+void check_rows(const char* name, int rank, int size, const Tensor& mine, std::span<const int64_t> rows_of,
+                const Tensor& all) {
   const int64_t total = std::accumulate(rows_of.begin(), rows_of.end(), int64_t{0});
+  NOTELLM_CHECK(static_cast<int>(rows_of.size()) == size, "{}: rows of {} ranks, not {}", name, rows_of.size(), size);
   NOTELLM_CHECK(mine.rows() == rows_of[rank] && all.rows() == total,
                 "{}: rank {} has {} where {} rows are agreed, all is {} where the sum is {}", name, rank,
                 describe(mine), rows_of[rank], describe(all), total);
@@ -129,8 +137,10 @@ struct Communicator::State {
   int rank = 0, size = 1, local_rank = 0, local_size = 1;
   int64_t bytes_sent = 0;
   std::vector<char> scratch;
+  std::shared_ptr<gpu::Nccl> nccl;  // from the first collective of device memory on
 
   ~State() {
+    nccl.reset();
     if (mpi && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm);
   }
   void check(int code, const char* name) const;
@@ -271,7 +281,7 @@ int64_t Communicator::bytes_sent() const { return state_->bytes_sent; }
 
 void Communicator::all_reduce_sum(const char* name, Tensor t) {
   const WatchedCollective watched(name, rank());
-  NOTELLM_CHECK(t.dtype != DType::bf16, "{}: sums of {} over ranks are not supported", name, describe(t));
+  check_summable(name, t);
   std::vector<int64_t> begins;
   for (int r = 0; r <= size(); ++r) begins.push_back(t.size() / size() * r + std::min<int64_t>(r, t.size() % size()));
   char* data = static_cast<char*>(t.data);
@@ -283,9 +293,7 @@ void Communicator::all_reduce_sum(const char* name, Tensor t) {
 
 void Communicator::all_gather_rows(const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all) {
   const WatchedCollective watched(name, rank());
-  NOTELLM_CHECK(static_cast<int>(rows_of.size()) == size(), "{}: rows of {} ranks, not {}", name, rows_of.size(),
-                size());
-  check_rows(name, rank(), mine, rows_of, all);
+  check_rows(name, rank(), size(), mine, rows_of, all);
   state_->gather_blocks(name, static_cast<const char*>(mine.data), begins_of(rows_of), all.cols() * size_of(all.dtype),
                         static_cast<char*>(all.data));
   state_->bytes_sent += mine.bytes();
@@ -293,14 +301,55 @@ void Communicator::all_gather_rows(const char* name, Tensor mine, std::span<cons
 
 void Communicator::reduce_scatter_rows(const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine) {
   const WatchedCollective watched(name, rank());
-  NOTELLM_CHECK(static_cast<int>(rows_of.size()) == size(), "{}: rows of {} ranks, not {}", name, rows_of.size(),
-                size());
-  NOTELLM_CHECK(all.dtype != DType::bf16, "{}: sums of {} over ranks are not supported", name, describe(all));
-  check_rows(name, rank(), mine, rows_of, all);
+  check_summable(name, all);
+  check_rows(name, rank(), size(), mine, rows_of, all);
   std::vector<int64_t> begins = begins_of(rows_of);
   for (int64_t& begin : begins) begin *= all.cols();
   state_->reduce_blocks(name, static_cast<char*>(all.data), begins, all.dtype, static_cast<char*>(mine.data));
   state_->bytes_sent += all.bytes();
+}
+
+gpu::Nccl& Communicator::nccl() {
+  if constexpr (cuda_built)
+    if (!state_->nccl) {
+      const std::string id = broadcast("start of NCCL", rank() == 0 ? gpu::Nccl::make_id() : "", 0);
+      state_->nccl = std::make_shared<gpu::Nccl>(id, rank(), size());
+    }
+  return *state_->nccl;
+}
+
+void Communicator::all_reduce_sum(Stream& stream, const char* name, Tensor t) {
+  if (!stream.on_gpu()) return all_reduce_sum(name, t);
+  check_summable(name, t);
+  state_->bytes_sent += t.bytes();
+  if constexpr (cuda_built)
+    if (size() > 1 && t.size() > 0) nccl().all_reduce_sum(stream, name, t);
+}
+
+void Communicator::all_gather_rows(Stream& stream, const char* name, Tensor mine, std::span<const int64_t> rows_of,
+                                   Tensor all) {
+  if (!stream.on_gpu()) return all_gather_rows(name, mine, rows_of, all);
+  check_rows(name, rank(), size(), mine, rows_of, all);
+  state_->bytes_sent += mine.bytes();
+  if (size() == 1) {
+    if (mine.data != all.data) copy(stream, mine, all);
+    return;
+  }
+  std::vector<int64_t> begins = begins_of(rows_of);
+  for (int64_t& begin : begins) begin *= all.cols();
+  if constexpr (cuda_built) nccl().all_gather(stream, name, mine, begins, all);
+}
+
+void Communicator::reduce_scatter_rows(Stream& stream, const char* name, Tensor all, std::span<const int64_t> rows_of,
+                                       Tensor mine) {
+  if (!stream.on_gpu()) return reduce_scatter_rows(name, all, rows_of, mine);
+  check_summable(name, all);
+  check_rows(name, rank(), size(), mine, rows_of, all);
+  state_->bytes_sent += all.bytes();
+  if (size() == 1) return copy(stream, all, mine);
+  std::vector<int64_t> begins = begins_of(rows_of);
+  for (int64_t& begin : begins) begin *= all.cols();
+  if constexpr (cuda_built) nccl().reduce_scatter(stream, name, all, begins, mine);
 }
 
 std::vector<int64_t> Communicator::all_gather(const char* name, int64_t value) {

@@ -2,7 +2,12 @@
 //
 // Every collective has a name; a watchdog (set_watchdog) ends the program when one does not end in time and prints the
 // name, the rank and the step. Reductions of floats are in the order of ranks, whatever the message size, so that the
-// same ranks give the same bits. Memory is the host's. One thread at a time may be in a collective.
+// same ranks give the same bits. One thread at a time may be in a collective.
+//
+// A collective that takes a stream is of that stream's device. On a CPU stream it is the one without. On a CUDA stream
+// it is enqueued on NCCL and returns: memory is the GPU's, all ranks enqueue the same collectives in the same order and
+// with the same shapes (nothing checks shapes there), and what goes wrong later is thrown by whoever waits for the
+// stream. Its sums are NCCL's: not in the order of ranks, but the same bits again on the same GPUs and network.
 //
 // Throws Error(peer) when ranks disagree in shape or MPI reports a failure, Error(internal) for shapes that do not fit
 // each other on this rank. Whoever catches an error calls abort, since the other ranks wait.
@@ -14,9 +19,13 @@
 #include <string>
 #include <vector>
 
+#include "runtime/device.h"
 #include "runtime/tensor.h"
 
 namespace notellm {
+namespace gpu {
+class Nccl;
+}
 
 class Communicator {
  public:
@@ -37,6 +46,7 @@ class Communicator {
 
   // t := sum over ranks of t. t: f32, f64, i32 or i64, the same shape on all ranks.
   void all_reduce_sum(const char* name, Tensor t);
+  void all_reduce_sum(Stream& stream, const char* name, Tensor t);
   // The maximum over ranks; NaN when any is NaN.
   double max(const char* name, double value);
   int64_t max(const char* name, int64_t value);
@@ -44,9 +54,12 @@ class Communicator {
   // rows, which are agreed first: rows_of[r] is the number on rank r, the same vector on all ranks. `mine` may lie in
   // its place in `all`, and may be an empty tensor where there are no rows. Any dtype.
   void all_gather_rows(const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all);
+  void all_gather_rows(Stream& stream, const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all);
   std::vector<int64_t> all_gather(const char* name, int64_t value);
   // The sum over ranks of `all`; each rank gets its own rows: the transpose of all_gather_rows. f32, f64, i32 or i64.
+  // On a CUDA stream `all` may be overwritten.
   void reduce_scatter_rows(const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine);
+  void reduce_scatter_rows(Stream& stream, const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine);
   void broadcast(const char* name, Tensor t, int root);
   std::string broadcast(const char* name, const std::string& text, int root);
   void barrier(const char* name);
@@ -61,6 +74,7 @@ class Communicator {
 
  private:
   struct State;
+  gpu::Nccl& nccl();  // started on the first call, which is a collective
   explicit Communicator(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

@@ -68,10 +68,10 @@ bool write_all(int descriptor, std::string_view content) {
   return true;
 }
 
-bool write_beside(const fs::path& path, std::span<const std::string_view> pieces) {
+bool write_beside(const fs::path& path, const std::function<std::string_view()>& next) {
   File file(path, O_WRONLY | O_CREAT | O_TRUNC);
   if (!file.ok()) return false;
-  for (std::string_view piece : pieces)
+  for (std::string_view piece = next(); !piece.empty(); piece = next())
     if (!write_all(file.descriptor(), piece)) return false;
   return fsync(file.descriptor()) == 0 && file.close();
 }
@@ -94,12 +94,31 @@ std::string read_file(const fs::path& path) {
 }
 
 void write_file(const fs::path& path, std::string_view content) {
-  write_file(path, std::span<const std::string_view>(&content, 1));
+  write_file(path, [&content] { return std::exchange(content, {}); });
 }
 
 void write_file(const fs::path& path, std::span<const std::string_view> pieces) {
+  write_file(path, [&pieces]() -> std::string_view {
+    while (!pieces.empty()) {
+      const std::string_view piece = pieces.front();
+      pieces = pieces.subspan(1);
+      if (!piece.empty()) return piece;
+    }
+    return {};
+  });
+}
+
+void write_file(const fs::path& path, const std::function<std::string_view()>& next) {
   const fs::path beside = path.string() + ".tmp." + std::to_string(getpid());
-  if (!write_beside(beside, pieces) || rename(beside.c_str(), path.c_str()) != 0) {
+  const auto write = [&] {
+    try {
+      return write_beside(beside, next);
+    } catch (...) {
+      unlink(beside.c_str());
+      throw;
+    }
+  };
+  if (!write() || rename(beside.c_str(), path.c_str()) != 0) {
     const int error = errno;
     unlink(beside.c_str());
     fail(ErrorKind::io, "cannot write {}: {}{}", path.string(), std::strerror(error),

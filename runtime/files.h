@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,6 +19,9 @@ std::string read_file(const std::filesystem::path& path);
 void write_file(const std::filesystem::path& path, std::string_view content);
 // … the pieces one after the other, so that large content need not be joined in memory.
 void write_file(const std::filesystem::path& path, std::span<const std::string_view> pieces);
+// … the pieces that `next` gives, an empty one at the end. A piece is written before `next` is called again; what it
+// throws leaves the old file.
+void write_file(const std::filesystem::path& path, const std::function<std::string_view()>& next);
 
 // Makes the entries of a directory (new files, renames) durable.
 void sync_directory(const std::filesystem::path& directory);

@@ -2,7 +2,14 @@
 
 #include <cuda_runtime_api.h>
 
+#include <chrono>
+#include <map>
+#include <optional>
+#include <thread>
+
 #include "runtime/log.h"
+#include "runtime/nccl.h"
+#include "runtime/watchdog.h"
 
 namespace notellm::gpu {
 namespace {
@@ -16,6 +23,46 @@ std::string version_text(int version) { return fmt::format("{}.{}", version / 10
 // What a destructor may do with an error.
 void log_failure(cudaError_t status, const char* what) {
   if (status != cudaSuccess) spdlog::error("{}: {}", what, cudaGetErrorString(status));
+}
+
+// The device memory that is alive, for the message when there is no room for more.
+struct Block {
+  const char* what;
+  int64_t bytes;
+};
+std::map<void*, Block>& blocks() {
+  static std::map<void*, Block> alive;
+  return alive;
+}
+
+// "gradients 12 MiB, parameters 24 MiB".
+std::string holders() {
+  std::map<std::string, int64_t> totals;
+  for (const auto& [data, block] : blocks()) totals[block.what] += block.bytes;
+  std::string text;
+  for (const auto& [what, bytes] : totals)
+    text += fmt::format("{}{} {} MiB", text.empty() ? "" : ", ", what, bytes >> 20);
+  return text.empty() ? "nothing of this process" : text;
+}
+
+// Waits for what `query` asks after. Asks again and again instead of blocking in the driver, so that a collective whose
+// other ranks have failed is noticed, and the watchdog knows what is waited for. In the beginning at once, since most
+// waits are short; later rarely, since the cores are wanted by others.
+template <class Query>
+void wait_for(const Query& query, const char* what) {
+  std::optional<WatchedCollective> watched;
+  if (const LastCollective last = last_collective(); last.name) watched.emplace(last.name, last.rank);
+  for (int asked = 0;; ++asked) {
+    const cudaError_t status = query();
+    check_collectives();
+    if (status == cudaSuccess) return;
+    if (status != cudaErrorNotReady) check(status, what);
+    cudaGetLastError();  // not ready is no error that a launch should find
+    if (asked < 100)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(std::chrono::microseconds(std::min(20 * (asked / 100), 500)));
+  }
 }
 
 // 0 where there is no driver.
@@ -78,7 +125,7 @@ DeviceInfo device_info() {
   return info;
 }
 
-void* allocate(int64_t bytes, Memory memory) {
+void* allocate(int64_t bytes, Memory memory, const char* what) {
   void* data = nullptr;
   if (memory == Memory::pinned) {
     check(cudaMallocHost(&data, static_cast<size_t>(bytes)), "cudaMallocHost");
@@ -89,19 +136,19 @@ void* allocate(int64_t bytes, Memory memory) {
     cudaGetLastError();  // it is reported here, and is no reason for the next launch to fail
     const DeviceInfo info = device_info();
     fail(ErrorKind::device,
-         "the GPU has no room for {} MiB more: {} of {} MiB are in use; lower train.micro_batch_pairs, or the model's "
-         "sizes",
-         bytes >> 20, (info.memory_bytes - info.free_bytes) >> 20, info.memory_bytes >> 20);
+         "the GPU has no room for {} of {} MiB: {} of its {} MiB are free; this process holds {}; lower "
+         "train.micro_batch_pairs (activations) or evaluate.batch_notes (embedding), or the model's sizes",
+         what, bytes >> 20, info.free_bytes >> 20, info.memory_bytes >> 20, holders());
   }
   check(status, "cudaMalloc");
+  blocks().emplace(data, Block{what, bytes});
   return data;
 }
 
 void release(void* data, Memory memory) noexcept {
-  if (memory == Memory::pinned)
-    log_failure(cudaFreeHost(data), "cudaFreeHost");
-  else
-    log_failure(cudaFree(data), "cudaFree");
+  if (memory == Memory::pinned) return log_failure(cudaFreeHost(data), "cudaFreeHost");
+  blocks().erase(data);
+  log_failure(cudaFree(data), "cudaFree");
 }
 
 void copy(Stream& stream, const void* from, void* to, int64_t bytes) {
@@ -121,28 +168,30 @@ void* create_stream() {
 
 void destroy_stream(void* stream) noexcept { log_failure(cudaStreamDestroy(native(stream)), "cudaStreamDestroy"); }
 
-void synchronize(void* stream) { check(cudaStreamSynchronize(native(stream)), "cudaStreamSynchronize"); }
+void synchronize_stream(void* stream) {
+  wait_for([&] { return cudaStreamQuery(native(stream)); }, "waiting for the GPU");
+}
 
-Event::Event() {
+void* create_event() {
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  native_ = event;
+  return event;
 }
 
-Event::~Event() {
-  if (native_) log_failure(cudaEventDestroy(static_cast<cudaEvent_t>(native_)), "cudaEventDestroy");
+void destroy_event(void* event) noexcept {
+  log_failure(cudaEventDestroy(static_cast<cudaEvent_t>(event)), "cudaEventDestroy");
 }
 
-void Event::record(Stream& stream) {
-  check(cudaEventRecord(static_cast<cudaEvent_t>(native_), native(stream.native())), "cudaEventRecord");
+void record(void* event, Stream& stream) {
+  check(cudaEventRecord(static_cast<cudaEvent_t>(event), native(stream.native())), "cudaEventRecord");
 }
 
-void Event::wait(Stream& stream) const {
-  check(cudaStreamWaitEvent(native(stream.native()), static_cast<cudaEvent_t>(native_), 0), "cudaStreamWaitEvent");
+void wait(void* event, Stream& stream) {
+  check(cudaStreamWaitEvent(native(stream.native()), static_cast<cudaEvent_t>(event), 0), "cudaStreamWaitEvent");
 }
 
-void Event::synchronize() const {
-  check(cudaEventSynchronize(static_cast<cudaEvent_t>(native_)), "cudaEventSynchronize");
+void synchronize_event(void* event) {
+  wait_for([&] { return cudaEventQuery(static_cast<cudaEvent_t>(event)); }, "waiting for the GPU");
 }
 
 }  // namespace notellm::gpu

@@ -15,9 +15,7 @@ void check(int status, const char* what);
 // After every kernel launch: throws when it was refused (cudaGetLastError), naming the kernel.
 void check_launch(const char* kernel);
 
-// Makes one of this host's GPUs the process's own: the one at place `local_rank` of `local_size` ranks. Once, before
-// any stream or memory. Throws: no driver; a driver older than this build's CUDA; fewer GPUs than ranks; a GPU below
-// sm_80.
+// Behind choose_device (runtime/device.h).
 void choose_device(int local_rank, int local_size);
 
 struct DeviceInfo {
@@ -28,33 +26,21 @@ struct DeviceInfo {
 };
 DeviceInfo device_info();
 
-// Behind Buffer, copy and set_zero (runtime/memory.h).
-void* allocate(int64_t bytes, Memory memory);
+// Behind Buffer, copy and set_zero (runtime/memory.h). `what` names device memory in the message of an allocation that
+// fails: everything alive is listed by it.
+void* allocate(int64_t bytes, Memory memory, const char* what);
 void release(void* data, Memory memory) noexcept;
 void copy(Stream& stream, const void* from, void* to, int64_t bytes);
 void set_zero(Stream& stream, void* data, int64_t bytes);
 
-// Behind Stream.
+// Behind Stream and Event.
 void* create_stream();
 void destroy_stream(void* native) noexcept;
-void synchronize(void* native);
-
-// A point in a stream's order that another stream, or the host, can wait for. Move-only.
-class Event {
- public:
-  Event();
-  Event(Event&& other) noexcept : native_(std::exchange(other.native_, nullptr)) {}
-  Event& operator=(Event&& other) noexcept {
-    std::swap(native_, other.native_);
-    return *this;
-  }
-  ~Event();
-  void record(Stream& stream);
-  void wait(Stream& stream) const;  // what is enqueued from now on runs after the event
-  void synchronize() const;
-
- private:
-  void* native_ = nullptr;
-};
+void synchronize_stream(void* native);
+void* create_event();
+void destroy_event(void* native) noexcept;
+void record(void* event, Stream& stream);
+void wait(void* event, Stream& stream);
+void synchronize_event(void* event);
 
 }  // namespace notellm::gpu

@@ -15,12 +15,12 @@ constexpr int64_t alignment_bytes = 64;
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 }  // namespace
 
-Buffer::Buffer(int64_t bytes, Memory memory) : bytes_(bytes), memory_(memory) {
+Buffer::Buffer(int64_t bytes, Memory memory, const char* what) : bytes_(bytes), memory_(memory) {
   NOTELLM_CHECK(bytes >= 0, "buffer of {} bytes", bytes);
   if (bytes == 0) return;
   if constexpr (cuda_built)
     if (memory != Memory::host) {
-      data_ = gpu::allocate(bytes, memory);
+      data_ = gpu::allocate(bytes, memory, what);
       return;
     }
   NOTELLM_CHECK(memory == Memory::host, "GPU memory in a build without CUDA");
@@ -61,6 +61,16 @@ void set_zero(Stream& stream, Tensor t) {
   if constexpr (cuda_built)
     if (stream.on_gpu()) return gpu::set_zero(stream, t.data, t.bytes());
   std::memset(t.data, 0, t.bytes());
+}
+
+Buffer on_device(Device device, Buffer host) {
+  if (device == Device::cpu) return host;
+  Buffer result(host.bytes(), Memory::device, "parameters");
+  Stream stream(device);
+  const auto all = [](const Buffer& b) { return Tensor(b.data(), DType::bf16, {b.bytes() / 2}); };
+  copy(stream, all(host), all(result));
+  stream.synchronize();
+  return result;
 }
 
 Tensor Arena::allocate(DType dtype, std::initializer_list<int64_t> sizes) {

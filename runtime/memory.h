@@ -19,8 +19,9 @@ constexpr Memory memory_of(Device device) { return device == Device::cpu ? Memor
 class Buffer {
  public:
   Buffer() = default;
-  // Throws Error(internal): not enough host memory; Error(device): not enough memory on the GPU, with what it has.
-  explicit Buffer(int64_t bytes, Memory memory = Memory::host);
+  // `what` names device memory where it runs out. Throws Error(internal): not enough host memory; Error(device): not
+  // enough on the GPU, with what holds it and what to lower.
+  explicit Buffer(int64_t bytes, Memory memory = Memory::host, const char* what = "buffers");
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     swap(other);
@@ -50,12 +51,15 @@ class Buffer {
 void copy(Stream& stream, Tensor from, Tensor to);
 void set_zero(Stream& stream, Tensor t);
 
+// `host` as memory of the device: itself on the CPU, else a copy, which has ended.
+Buffer on_device(Device device, Buffer host);
 
 // A stack of tensors in one buffer: the step's activations and workspace. Allocation is a pointer increment; memory is
 // given back by rewinding to a mark. Contents are not cleared.
 class Arena {
  public:
-  explicit Arena(int64_t capacity_bytes, Memory memory = Memory::host) : buffer_(capacity_bytes, memory) {}
+  explicit Arena(int64_t capacity_bytes, Memory memory = Memory::host)
+      : buffer_(capacity_bytes, memory, "activations and workspace") {}
 
   // 64-byte aligned. Throws Error (what is asked, what is held, what to lower) when the arena is full.
   Tensor allocate(DType dtype, std::initializer_list<int64_t> sizes);
@@ -63,6 +67,8 @@ class Arena {
   void rewind(int64_t mark) { used_ = mark; }
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
+  int64_t capacity_bytes() const { return buffer_.bytes(); }
+  Device device() const { return buffer_.memory() == Memory::device ? Device::cuda : Device::cpu; }
 
  private:
   Buffer buffer_;

@@ -178,19 +178,50 @@ std::string make_header(const std::vector<const NamedTensor*>& order,
   const uint64_t length = text.size();
   return std::string(reinterpret_cast<const char*>(&length), length_bytes) + text;
 }
+
+// A tensor's bytes, piece by piece, in host memory.
+class HostPieces {
+ public:
+  explicit HostPieces(Device device) : stream_(device), staging_(stream_.on_gpu() ? piece_bytes : 0) {}
+
+  // The next piece of t, valid until the next call; empty after the last, and the next call begins with another tensor.
+  std::string_view next(const Tensor& t) {
+    const char* from = static_cast<const char*>(t.data) + at_;
+    const int64_t bytes = stream_.on_gpu() ? std::min(piece_bytes, t.bytes() - at_) : t.bytes() - at_;
+    at_ = bytes == 0 ? 0 : at_ + bytes;
+    if (bytes == 0 || !stream_.on_gpu()) return {from, static_cast<size_t>(bytes)};
+    const int64_t elements = bytes / size_of(t.dtype);
+    copy(stream_, Tensor(const_cast<char*>(from), t.dtype, {elements}), staging_.tensor(t.dtype, {elements}));
+    stream_.synchronize();
+    return {static_cast<const char*>(staging_.data()), static_cast<size_t>(bytes)};
+  }
+
+ private:
+  static constexpr int64_t piece_bytes = 64 << 20;
+  Stream stream_;
+  Buffer staging_;
+  int64_t at_ = 0;
+};
 }  // namespace
 
 void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata, Device device) {
   std::vector<const NamedTensor*> order;
   for (const NamedTensor& named : tensors) order.push_back(&named);
   // The format allows no gaps: with the wide types first, every tensor is aligned to its type.
   std::ranges::stable_sort(order, std::greater(), [](const NamedTensor* n) { return size_of(n->tensor.dtype); });
   const std::string header = make_header(order, metadata);
-  std::vector<std::string_view> pieces = {header};
-  for (const NamedTensor* named : order)
-    pieces.emplace_back(static_cast<const char*>(named->tensor.data), static_cast<size_t>(named->tensor.bytes()));
-  write_file(path, pieces);
+  HostPieces pieces(device);
+  bool header_given = false;
+  size_t tensor = 0;
+  write_file(path, [&]() -> std::string_view {
+    if (!std::exchange(header_given, true)) return header;
+    while (tensor < order.size()) {
+      if (const std::string_view piece = pieces.next(order[tensor]->tensor); !piece.empty()) return piece;
+      ++tensor;
+    }
+    return {};
+  });
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path) {

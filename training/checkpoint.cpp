@@ -1,7 +1,6 @@
 #include "training/checkpoint.h"
 
 #include <algorithm>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "runtime/files.h"
@@ -83,12 +82,13 @@ std::vector<NamedTensor> named(const ParameterLayout& layout, Tensor flat, const
 void write_files(const fs::path& folder, const RunConfig& config, const ParameterLayout& layout,
                  const PromptTokens& prompt, const fs::path& tokenizer, const Optimizer& optimizer) {
   const Tensor weights = optimizer.weights();
-  write_safetensors(folder / model_name, named(layout, weights, "", true, false), {{"format", "pt"}});
-  write_safetensors(folder / note_head_name, named(layout, weights, "", false, true));
+  const Device device = optimizer.device();
+  write_safetensors(folder / model_name, named(layout, weights, "", true, false), {{"format", "pt"}}, device);
+  write_safetensors(folder / note_head_name, named(layout, weights, "", false, true), {}, device);
   std::vector<NamedTensor> moments = named(layout, optimizer.first_moment(), "first_moment.", true, true);
   const auto second = named(layout, optimizer.second_moment(), "second_moment.", true, true);
   moments.insert(moments.end(), second.begin(), second.end());
-  write_safetensors(folder / optimizer_name, moments);
+  write_safetensors(folder / optimizer_name, moments, {}, device);
   write_file(folder / "config.json", hugging_face_config(config.model, layout.vocabulary(), prompt));
   write_file(folder / "config.yaml", print_run_config(config));
   write_file(folder / "tokenizer.model", read_file(tokenizer));
@@ -168,13 +168,13 @@ void make_room(const fs::path& checkpoint) {
   remove_checkpoint(checkpoint);
 }
 
-void copy_tensor(const SafetensorsFile& file, const std::string& name, const Parameter& p, Tensor flat,
+void copy_tensor(Stream& stream, const SafetensorsFile& file, const std::string& name, const Parameter& p, Tensor flat,
                  const fs::path& path) {
   const Tensor from = file.at(name), to = p.view(flat);
   if (from.dtype != DType::f32 || from.size() != to.size() || from.rows() != to.rows())
     fail(ErrorKind::checkpoint, "{}: tensor {} is {}, the model wants {}", path.string(), name, describe(from),
          describe(to));
-  std::memcpy(to.data, from.data, to.bytes());
+  copy(stream, from, to);
 }
 
 }  // namespace
@@ -243,24 +243,30 @@ CheckpointInfo verify_checkpoint(const fs::path& checkpoint) {
   return info;
 }
 
-void load_weights(const fs::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat) {
+void load_weights(const fs::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat,
+                  Device device) {
+  Stream stream(device);
   const fs::path model = fs::exists(folder / model_name) ? folder / model_name : folder / "model.safetensors";
   const SafetensorsFile file(model);
   for (const Parameter& p : layout.all())
-    if (!in_note_head(p)) copy_tensor(file, p.name, p, flat, model);
+    if (!in_note_head(p)) copy_tensor(stream, file, p.name, p, flat, model);
+  stream.synchronize();
   if (!with_note_head) return;
   const SafetensorsFile head(folder / note_head_name);
   for (const Parameter& p : layout.all())
-    if (in_note_head(p)) copy_tensor(head, p.name, p, flat, folder / note_head_name);
+    if (in_note_head(p)) copy_tensor(stream, head, p.name, p, flat, folder / note_head_name);
+  stream.synchronize();
 }
 
 void load_moments(const fs::path& checkpoint, const ParameterLayout& layout, Optimizer& optimizer) {
   const fs::path path = checkpoint / optimizer_name;
   const SafetensorsFile file(path);
+  Stream stream(optimizer.device());
   for (const Parameter& p : layout.all()) {
-    copy_tensor(file, "first_moment." + p.name, p, optimizer.first_moment(), path);
-    copy_tensor(file, "second_moment." + p.name, p, optimizer.second_moment(), path);
+    copy_tensor(stream, file, "first_moment." + p.name, p, optimizer.first_moment(), path);
+    copy_tensor(stream, file, "second_moment." + p.name, p, optimizer.second_moment(), path);
   }
+  stream.synchronize();
 }
 
 }  // namespace notellm

@@ -53,9 +53,10 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 // that is missing or damaged and the checkpoint before this one.
 CheckpointInfo verify_checkpoint(const std::filesystem::path& checkpoint);
 
-// Fills the flat f32 weights from model-*.safetensors of a folder (and note_head.safetensors where with_note_head).
-// Throws Error(checkpoint): a tensor that is missing or has another shape.
-void load_weights(const std::filesystem::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat);
+// Fills the flat f32 weights, in memory of the device, from model-*.safetensors of a folder (and note_head.safetensors
+// where with_note_head). Throws Error(checkpoint): a tensor that is missing or has another shape.
+void load_weights(const std::filesystem::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat,
+                  Device device = Device::cpu);
 void load_moments(const std::filesystem::path& checkpoint, const ParameterLayout& layout, Optimizer& optimizer);
 
 }  // namespace notellm

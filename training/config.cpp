@@ -55,6 +55,7 @@ void EvaluateConfig::fields(Fields& f) {
 
 void RunConfig::fields(Fields& f) {
   f.add("seed", "of initial values, order of data, tasks", seed, at_least(0));
+  f.add("device", "cpu, or cuda: one NVIDIA GPU a rank", device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}});
   f.add("precision", "fp32, or bf16 with f32 master weights, moments, softmax, norms, losses", precision,
         {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}});
   f.add("threads", "threads of a rank, 0: the cores that it may use, shared out over the ranks of its host", threads,

@@ -7,6 +7,7 @@
 #include "losses/contrastive.h"
 #include "model/config.h"
 #include "runtime/config.h"
+#include "runtime/device.h"
 
 namespace notellm {
 
@@ -60,6 +61,7 @@ struct EvaluateConfig {
 
 struct RunConfig {
   int64_t seed = 1;
+  Device device = Device::cpu;
   Precision precision = Precision::fp32;
   int threads = 0;
   PrepareConfig data;

@@ -17,15 +17,21 @@ double learning_rate(const OptimizerConfig& config, int64_t step, int64_t steps)
   return config.learning_rate * (config.final_share + (1 - config.final_share) * fall);
 }
 
-Optimizer::Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, DType compute)
+Optimizer::Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, DType compute, Device device)
     : config_(config),
       size_(layout.size()),
       compute_(compute),
-      weights_(size_ * 4),
-      first_moment_(size_ * 4),
-      second_moment_(size_ * 4),
-      compute_weights_(compute == DType::f32 ? 0 : size_ * size_of(compute)),
-      squares_((1 + sum_of_squares_parts) * size_of(DType::f64)) {
+      device_(device),
+      weights_(size_ * 4, memory_of(device), "parameters"),
+      first_moment_(size_ * 4, memory_of(device), "moments"),
+      second_moment_(size_ * 4, memory_of(device), "moments"),
+      compute_weights_(compute == DType::f32 ? 0 : size_ * size_of(compute), memory_of(device), "parameters"),
+      squares_((1 + sum_of_squares_parts) * size_of(DType::f64), memory_of(device)) {
+  if (device != Device::cpu) {  // host memory is zero
+    Stream stream(device);
+    for (const Tensor& t : {weights(), first_moment(), second_moment()}) set_zero(stream, t);
+    stream.synchronize();
+  }
   for (const Parameter& p : layout.all()) {
     const bool decays = p.kind == ParameterKind::matrix || p.kind == ParameterKind::embedding;
     const double scale = p.kind == ParameterKind::embedding ? config.embedding_scale : 1;
@@ -40,8 +46,9 @@ Optimizer::Optimizer(const OptimizerConfig& config, const ParameterLayout& layou
 
 void Optimizer::refresh_compute_weights() {
   if (compute_ == DType::f32) return;
-  Stream stream;
+  Stream stream(device_);
   convert(stream, weights(), compute_weights());
+  stream.synchronize();
 }
 
 double Optimizer::update(Stream& stream, Tensor gradients, double learning_rate, int64_t update) {

@@ -17,7 +17,10 @@ double learning_rate(const OptimizerConfig& config, int64_t step, int64_t steps)
 // The state of training: f32 master weights, moments, and the weights that the model computes with (bf16: a copy).
 class Optimizer {
  public:
-  Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, DType compute);
+  // All zero, in memory of the device.
+  Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, DType compute, Device device = Device::cpu);
+
+  Device device() const { return device_; }
 
   Tensor weights() const { return weights_.tensor(DType::f32, {size_}); }
   Tensor first_moment() const { return first_moment_.tensor(DType::f32, {size_}); }
@@ -42,6 +45,7 @@ class Optimizer {
   OptimizerConfig config_;
   int64_t size_;
   DType compute_;
+  Device device_;
   std::vector<Group> groups_;
   Buffer weights_, first_moment_, second_moment_, compute_weights_;
   Buffer squares_;  // the sum of squared gradients, and its workspace

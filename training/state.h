@@ -13,7 +13,7 @@ struct TrainingState {
   // Memory only: weights and moments are zero until start_anew(), or until a checkpoint is loaded into them.
   TrainingState(const RunConfig& config, const PromptTokens& prompt);
   void start_anew(const RunConfig& config, const PromptTokens& prompt);
-  float tau() const;  // the master value
+  float tau(Stream& stream) const;  // the master value; waits for the stream
 
   ParameterLayout layout;
   Optimizer optimizer;

@@ -1,11 +1,11 @@
 #include "training/step.h"
 
 #include <algorithm>
-#include <cstring>
+#include <numeric>
 
+#include "kernels/infonce.h"
 #include "losses/token_loss.h"
 #include "model/note_head.h"
-#include "model/tiles.h"
 #include "runtime/stopwatch.h"
 
 namespace notellm {
@@ -41,15 +41,18 @@ TrainingStep::TrainingStep(const RunConfig& config, const NoteTable& notes, cons
       notes_(notes),
       ranks_(ranks),
       sampler_(notes, pairs, config.train.pairs_per_step, sampler_config(config)),
-      transformer_(config.model, config.compute()),
-      contrastive_(config.loss.mask_known, config.loss.gradient),
+      transformer_(config.model, config.compute(), config.device),
+      contrastive_(config.loss.mask_known, config.loss.gradient, config.device),
+      gradient_sum_(ranks, config.device),
+      losses_(config.device),
       micro_batches_(config.train.micro_batch_pairs == 0
                          ? 1
                          : static_cast<int>(ceil_div(pairs_per_rank(config, ranks), config.train.micro_batch_pairs))),
-      arena_(arena_bytes()) {}
+      batches_{MicroBatch(config.device), MicroBatch(config.device)},
+      arena_(arena_bytes(), memory_of(config.device)) {}
 
-int64_t TrainingStep::longest_sequence() const {
-  int64_t longest = 0;
+TrainingStep::Longest TrainingStep::longest_sequence() const {
+  Longest longest;
   std::vector<int32_t> sequence, topics;
   for (int32_t note = 0; note < notes_.size(); ++note) {
     topics.clear();
@@ -65,31 +68,40 @@ int64_t TrainingStep::longest_sequence() const {
              "note '{}' makes a sequence of {} tokens, more than model.context {}: raise model.context or lower "
              "data.prompt.max_note_tokens",
              notes_.ids[note], length, config_.model.context);
-      longest = std::max(longest, length);
+      longest.tokens = std::max(longest.tokens, length);
+      longest.labels = std::max(longest.labels, length - first_label);
     }
   }
   return longest;
 }
 
+// Enough for a micro-batch of the longest notes. On the CPU that is address space: pages that are never touched cost
+// nothing. On CUDA it is memory, taken at the start, so that a run does not find in the middle that it lacks some.
 int64_t TrainingStep::arena_bytes() const {
-  const int64_t pairs = ceil_div(pairs_per_rank(config_, ranks_), micro_batches_);
-  const int64_t tokens = 2 * pairs * longest_sequence(), all_notes = 2 * config_.train.pairs_per_step;
-  const int64_t vocabulary = padded_vocabulary(notes_.prompt.vocabulary);
-  const int64_t vectors = all_notes * config_.model.note_dim * 4 * 4;
-  const int64_t logits = tile_rows * (vocabulary + 3 * config_.model.dim) * 8;
-  const int64_t attention = tokens * config_.model.kv_dim() * 4;  // room for its workspace
-  const int64_t fixed = 256 << 20;                                // infonce's tiles, small tensors
-  // Address space, not memory: pages that are never touched cost nothing.
-  return transformer_arena_bytes(config_.model, config_.compute(), tokens, tokens) + 2 * vectors + logits + attention +
-         fixed;
+  const ModelConfig& m = config_.model;
+  const DType compute = config_.compute();
+  const int64_t size = size_of(compute), floats = 4, doubles = 8;
+  const int64_t notes = 2 * ceil_div(pairs_per_rank(config_, ranks_), micro_batches_), own = notes * micro_batches_;
+  const int64_t all = 2 * config_.train.pairs_per_step;
+  const Longest longest = longest_sequence();
+  const int64_t tokens = notes * longest.tokens, hidden = std::min(tokens, notes * (longest.labels + 1));
+  const int64_t results = own * (2 * m.note_dim + 1 + longest.labels) * floats;
+  const int64_t contrastive =
+      (2 * all + own) * m.note_dim * floats + own * (doubles + 2 * floats) + infonce_workspace(own, all) * floats;
+  const int64_t token =
+      token_loss_arena_bytes(config_.device, compute, m.dim, padded_vocabulary(notes_.prompt.vocabulary));
+  const int64_t note_head = notes * (2 * m.dim + m.note_dim) * size;
+  const int64_t attention = tokens * m.kv_dim() * floats;  // its workspace
+  const int64_t small = 1 << 20;                           // tensors of a few elements, alignment
+  return transformer_arena_bytes(m, compute, config_.device, tokens, hidden, true) + hidden * m.dim * size + results +
+         contrastive + token + note_head + attention + small;
 }
 
-void TrainingStep::plan(int64_t step) {
+void TrainingStep::make_plan(int64_t step, Plan& p) const {
   const int64_t slots = config_.train.pairs_per_step;
-  Plan& p = plan_;
+  p.step = step;
   p.slots.clear();
-  p.labels = 0;
-  std::vector<int64_t> tokens(slots);
+  std::vector<int64_t> tokens(slots), labels(slots);
   std::vector<int32_t> sequence;
   for (int64_t i = 0; i < slots; ++i) {
     p.slots.push_back(sampler_.slot(step, i));
@@ -98,31 +110,59 @@ void TrainingStep::plan(int64_t step) {
       compose(notes_, *example, sequence, &first_label);
       const auto length = static_cast<int64_t>(sequence.size());
       tokens[i] += length;
-      p.labels += example->task == Task::embed ? 0 : length - first_label;
+      labels[i] += example->task == Task::embed ? 0 : length - first_label;
     }
   }
+  p.labels = std::accumulate(labels.begin(), labels.end(), int64_t{0});
   p.lists = balance(tokens, ranks_.size(), micro_batches_);
   p.ids.clear();
   p.log_q.clear();
   p.rows_of.assign(ranks_.size(), 0);
+  p.labels_of.assign(ranks_.size(), 0);
   for (int rank = 0; rank < ranks_.size(); ++rank)
     for (const auto& list : p.lists[rank])
-      for (int32_t slot : list)
+      for (int32_t slot : list) {
         for (const NoteExample* example : {&p.slots[slot].query, &p.slots[slot].target}) {
           p.ids.push_back(example->note);
           if (config_.loss.sampling_correction == SamplingCorrection::logq)
             p.log_q.push_back(sampler_.log_sampling_probability(example->note));
           ++p.rows_of[rank];
         }
+        p.labels_of[rank] += labels[slot];
+      }
 }
 
-void TrainingStep::pack_micro_batch(int micro_batch) {
-  examples_.clear();
-  for (int32_t slot : plan_.lists[ranks_.rank()][micro_batch]) {
-    examples_.push_back(plan_.slots[slot].query);
-    examples_.push_back(plan_.slots[slot].target);
+void TrainingStep::take_plan(int64_t step) {
+  if (next_plan_.step == step) std::swap(plan_, next_plan_);
+  if (plan_.step != step) make_plan(step, plan_);
+}
+
+void TrainingStep::prepare(const Plan& plan, int pass, MicroBatch& b) const {
+  b.step = plan.step;
+  b.pass = pass;
+  b.examples.clear();
+  for (int32_t slot : plan.lists[ranks_.rank()][pass % micro_batches_]) {
+    b.examples.push_back(plan.slots[slot].query);
+    b.examples.push_back(plan.slots[slot].target);
   }
-  pack(notes_, examples_, config_.train.share_prefix, batch_);
+  pack(notes_, b.examples, config_.train.share_prefix, b.batch);
+  b.input.set(b.batch, micro_batches_ == 1 || pass >= micro_batches_);
+}
+
+// The micro-batch of a pass of this step, prepared before or now.
+TrainingStep::MicroBatch& TrainingStep::take(int pass) {
+  turn_ ^= 1;
+  MicroBatch& b = batches_[turn_];
+  if (b.step != plan_.step || b.pass != pass) prepare(plan_, pass, b);
+  return b;
+}
+
+// After a pass has been enqueued on a GPU, the host has time for the one after it, which may be the next step's first.
+void TrainingStep::prepare_next(int pass) {
+  if (config_.device == Device::cpu) return;
+  if (pass + 1 < passes()) return prepare(plan_, pass + 1, batches_[turn_ ^ 1]);
+  make_plan(plan_.step + 1, next_plan_);
+  prepare(next_plan_, 0, batches_[turn_ ^ 1]);
 }
 
 // Sums over ranks, and means of what is a mean.
@@ -152,75 +192,108 @@ void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepRes
   f = {totals[6], totals[7], totals[8], totals[9]};
 }
 
+struct TrainingStep::Pass {
+  Stream& stream;
+  const Weights &weights, &gradients;
+  Tensor z, norm, dz;  // [own notes, note_dim], [own notes], as z
+  Tensor losses;       // [own labels]
+  double token_scale;
+  StepResult& result;
+  Stopwatch& watch;
+  int64_t note = 0, label = 0;  // where the next micro-batch's begin
+};
+
+// Forward to the note vectors, which stay in p.z.
+Tensor TrainingStep::embed(Pass& p, MicroBatch& b, bool keep) {
+  p.result.seconds.packing += p.watch.lap();
+  b.input.wait(p.stream);
+  const Tensor hidden = transformer_.forward(p.stream, p.weights, b.input, arena_, keep);
+  const auto rows = static_cast<int64_t>(b.examples.size());
+  const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + rows); };
+  note_vectors(p.stream, hidden, b.input.note_places(), p.weights.note_projection, part(p.z), part(p.norm), arena_);
+  p.result.seconds.forward += p.watch.lap();
+  return hidden;
+}
+
+// From the gradient of the note vectors and the token loss to that of the parameters.
+void TrainingStep::backward(Pass& p, MicroBatch& b, Tensor hidden, bool last) {
+  const auto notes = static_cast<int64_t>(b.examples.size()), labels = b.input.labels().rows();
+  const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + notes); };
+  const Tensor d_hidden = arena_.allocate(hidden.dtype, {hidden.rows(), hidden.cols()});
+  set_zero(p.stream, d_hidden);
+  token_loss(p.stream, hidden, b.input.label_places(), b.input.labels(), p.weights.head, notes_.prompt.vocabulary,
+             p.token_scale, d_hidden, p.gradients.head, p.losses.slice(p.label, p.label + labels), arena_);
+  p.result.seconds.token += p.watch.lap();
+  note_vectors_backward(p.stream, part(p.dz), hidden, b.input.note_places(), p.weights.note_projection, part(p.z),
+                        part(p.norm), d_hidden, p.gradients.note_projection, arena_);
+  Transformer::LayerDone layer_done;
+  if (last) layer_done = [&](int layer) { gradient_sum_.layer_done(p.stream, p.gradients, layer); };
+  transformer_.backward(p.stream, p.weights, b.input, d_hidden, p.gradients, arena_, layer_done);
+  b.input.done(p.stream);
+  p.result.seconds.backward += p.watch.lap();
+  p.note += notes;
+  p.label += labels;
+}
+
 StepResult TrainingStep::run(Stream& stream, int64_t step, const Weights& weights, float tau,
                              const Weights& gradients) {
   StepResult result;
   Stopwatch watch;
-  plan(step);
+  take_plan(step);
   arena_.rewind(0);
-  std::memset(gradients.flat.data, 0, gradients.flat.bytes());
-  const int64_t own = plan_.rows_of[ranks_.rank()], all = static_cast<int64_t>(plan_.ids.size());
-  const Tensor z = arena_.allocate(DType::f32, {own, config_.model.note_dim}),
-               norm = arena_.allocate(DType::f32, {own});
-  const Tensor dz = arena_.allocate(DType::f32, {own, config_.model.note_dim});
+  set_zero(stream, gradients.flat);
+  const int64_t own = plan_.rows_of[ranks_.rank()], all = std::ssize(plan_.ids), note_dim = config_.model.note_dim;
+  const auto f32 = [&](std::initializer_list<int64_t> sizes) { return arena_.allocate(DType::f32, sizes); };
   const double alpha = config_.loss.alpha, contrastive_scale = 1 / (1 + alpha) / static_cast<double>(all);
   const double token_scale = plan_.labels == 0 ? 0 : alpha / (1 + alpha) / static_cast<double>(plan_.labels);
+  Pass p{stream,
+         weights,
+         gradients,
+         f32({own, note_dim}),
+         f32({own}),
+         f32({own, note_dim}),
+         f32({plan_.labels_of[ranks_.rank()]}),
+         token_scale,
+         result,
+         watch};
   const bool one_pass = micro_batches_ == 1;
   const int64_t mark = arena_.mark();
 
   Tensor hidden;
-  int64_t row = 0;
   for (int i = 0; i < micro_batches_; ++i) {
-    pack_micro_batch(i);
-    const int64_t rows = static_cast<int64_t>(examples_.size());
-    input_.set(batch_, one_pass);
-    result.seconds.packing += watch.lap();
-    hidden = transformer_.forward(stream, weights, input_, arena_, one_pass);
-    note_vectors(stream, hidden, input_.note_places(), weights.note_projection, z.slice(row, row + rows),
-                 norm.slice(row, row + rows), arena_);
-    row += rows;
-    result.tokens += batch_.tokens.size();
-    result.unshared_tokens += batch_.unshared_tokens;
-    result.flops += batch_flops(config_.model, batch_, weights.head.rows(), !one_pass);
-    result.seconds.forward += watch.lap();
-    if (!one_pass) arena_.rewind(mark);
+    MicroBatch& b = take(i);
+    hidden = embed(p, b, one_pass);
+    result.tokens += std::ssize(b.batch.tokens);
+    result.unshared_tokens += b.batch.unshared_tokens;
+    result.flops += batch_flops(config_.model, b.batch, weights.head.rows(), !one_pass);
+    if (one_pass) break;
+    b.input.done(stream);
+    p.note += std::ssize(b.examples);
+    arena_.rewind(mark);
+    prepare_next(i);
   }
-
-  double dtau = 0, token_sum = 0;
-  const ContrastiveSums sums = contrastive_.run(stream, ranks_, {plan_.ids, plan_.log_q, plan_.rows_of}, z, tau,
-                                                contrastive_scale, dz, &dtau, arena_);
-  *gradients.tau.as<float>() = static_cast<float>(dtau);
-  result.flops += infonce_flops(own, all, config_.model.note_dim);
+  contrastive_.run(stream, ranks_, {plan_.ids, plan_.log_q, plan_.rows_of}, p.z, tau, contrastive_scale, p.dz, arena_);
+  result.flops += infonce_flops(own, all, note_dim);
   result.seconds.contrastive = watch.lap();
 
-  row = 0;
-  for (int i = 0; i < micro_batches_; ++i) {
-    if (!one_pass) {
-      pack_micro_batch(i);
-      input_.set(batch_, true);
-      result.seconds.packing += watch.lap();
-      hidden = transformer_.forward(stream, weights, input_, arena_, true);
-      result.seconds.forward += watch.lap();
-    }
-    const int64_t rows = static_cast<int64_t>(examples_.size());
-    const Tensor d_hidden = arena_.allocate(hidden.dtype, {hidden.rows(), hidden.cols()});
-    std::memset(d_hidden.data, 0, d_hidden.bytes());
-    token_sum += token_loss(stream, hidden, input_.label_places(),
-                            Tensor::of(batch_.labels.data(), {static_cast<int64_t>(batch_.labels.size())}),
-                            weights.head, notes_.prompt.vocabulary, token_scale, d_hidden, gradients.head, arena_);
-    result.seconds.token += watch.lap();
-    note_vectors_backward(stream, dz.slice(row, row + rows), hidden, input_.note_places(), weights.note_projection,
-                          z.slice(row, row + rows), norm.slice(row, row + rows), d_hidden, gradients.note_projection,
-                          arena_);
-    transformer_.backward(stream, weights, input_, d_hidden, gradients, arena_);
-    result.seconds.backward += watch.lap();
-    row += rows;
+  p.note = 0;
+  for (int i = passes() - micro_batches_; i < passes(); ++i) {
+    MicroBatch& b = one_pass ? batches_[turn_] : take(i);
+    if (!one_pass) hidden = embed(p, b, true);
+    backward(p, b, hidden, i + 1 == passes());
     if (!one_pass) arena_.rewind(mark);
+    if (i + 1 < passes()) prepare_next(i);
   }
-  ranks_.all_reduce_sum("gradients", gradients.flat);
+  const ContrastiveSums sums = contrastive_.sums();
+  const auto dtau = static_cast<float>(sums.dtau);
+  copy(stream, Tensor::of(&dtau, {1}), gradients.tau);
+  gradient_sum_.finish(stream, gradients);
+  const Tensor losses = losses_.fetch(stream, {p.losses})[0];
+  prepare_next(passes() - 1);
+  losses_.wait();
   result.seconds.reduce = watch.lap();
-
-  add_up(sums, token_sum, result);
+  const auto of_rows = losses.span<float>();
+  add_up(sums, std::accumulate(of_rows.begin(), of_rows.end(), 0.0), result);
   return result;
 }
 

@@ -8,6 +8,7 @@
 // pass.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "data_pipeline/sampler.h"
@@ -16,17 +17,19 @@
 #include "runtime/communicator.h"
 #include "training/config.h"
 #include "training/flops.h"
+#include "training/gradient_sum.h"
 
 namespace notellm {
 
-// Seconds of this rank in the parts of a step; waiting for other ranks counts where the wait is.
+// Seconds of this rank in the parts of a step; waiting for other ranks counts where the wait is. On CUDA the host only
+// enqueues, and waits for the GPU in the end: nearly all is `reduce`.
 struct StepParts {
   double packing = 0;      // plan, pack
   double forward = 0;      // to the note vectors, of all passes
   double contrastive = 0;  // gather, InfoNCE and its gradient, reduce
   double token = 0;        // LM head and token loss, with gradients
   double backward = 0;
-  double reduce = 0;  // all-reduce of the gradients
+  double reduce = 0;  // all-reduce of the gradients, and the results
 
   StepParts& operator+=(const StepParts& other);
 };
@@ -46,7 +49,8 @@ class TrainingStep {
   TrainingStep(const RunConfig& config, const NoteTable& notes, const PairTable& pairs, Communicator& ranks);
 
   // The loss of step `step` at `weights`, and its gradient in `gradients` (f32, overwritten; the same on all ranks).
-  // tau: the master value of weights.tau.
+  // tau: the master value of weights.tau. On CUDA the gradient is there in the stream's order; the host waits once, for
+  // the loss, and has prepared the next step's first batch by then.
   StepResult run(Stream& stream, int64_t step, const Weights& weights, float tau, const Weights& gradients);
 
   int micro_batches() const { return micro_batches_; }
@@ -54,17 +58,41 @@ class TrainingStep {
  private:
   // The notes of a step and where they go; the same on all ranks.
   struct Plan {
+    int64_t step = -1;
     std::vector<Sampler::Slot> slots;
     std::vector<std::vector<std::vector<int32_t>>> lists;  // [rank][micro-batch] slots
     std::vector<int64_t> ids, rows_of;                     // gathered order; notes of each rank
     std::vector<float> log_q;
+    std::vector<int64_t> labels_of;  // labels of each rank
     int64_t labels = 0;
   };
-  void plan(int64_t step);
-  void pack_micro_batch(int micro_batch);
+  // A micro-batch of a plan, packed and on its way to the device. Two take turns: while the device reads one, the other
+  // is prepared.
+  struct MicroBatch {
+    explicit MicroBatch(Device device) : input(device) {}
+    int64_t step = -1;
+    int pass = -1;
+    std::vector<NoteExample> examples;
+    PackedBatch batch;
+    ModelInput input;
+  };
+  struct Pass;  // what run() keeps through a step
+  struct Longest {
+    int64_t tokens = 0, labels = 0;
+  };
+
+  void make_plan(int64_t step, Plan& plan) const;
+  void take_plan(int64_t step);
+  void prepare(const Plan& plan, int pass, MicroBatch& batch) const;
+  MicroBatch& take(int pass);
+  void prepare_next(int pass);
+  Tensor embed(Pass& p, MicroBatch& b, bool keep);
+  void backward(Pass& p, MicroBatch& b, Tensor hidden, bool last);
   void add_up(const ContrastiveSums& sums, double token_sum, StepResult& result);
-  int64_t longest_sequence() const;
+  Longest longest_sequence() const;
   int64_t arena_bytes() const;
+  // One micro-batch is done in one pass; several first forward only, one after the other, then again with backward.
+  int passes() const { return micro_batches_ == 1 ? 1 : 2 * micro_batches_; }
 
   const RunConfig& config_;
   const NoteTable& notes_;
@@ -72,11 +100,12 @@ class TrainingStep {
   Sampler sampler_;
   Transformer transformer_;
   Contrastive contrastive_;
+  GradientSum gradient_sum_;
+  Download losses_;
   int micro_batches_;
-  Plan plan_;
-  std::vector<NoteExample> examples_;
-  PackedBatch batch_;
-  ModelInput input_;
+  Plan plan_, next_plan_;
+  std::array<MicroBatch, 2> batches_;
+  int turn_ = 0;
   Arena arena_;
 };
 

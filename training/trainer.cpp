@@ -65,7 +65,7 @@ bool is_shape(std::string_view key) {
 // Keys that change what a resumed run computes: not those of how it runs and reports, nor initial values.
 bool is_decisive(std::string_view key) {
   if (key == "train.steps" || key == "train.pairs_per_step") return true;
-  return key != "threads" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
+  return key != "threads" && key != "device" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
          !key.starts_with("model.init.");
 }
 
@@ -75,6 +75,7 @@ class Trainer {
       : config_(config),
         ranks_(ranks),
         shards_(shards),
+        stream_(config.device),
         state_(config, shards.notes.prompt),
         step_(config, shards.notes, shards.pairs, ranks) {}
 
@@ -113,7 +114,7 @@ void Trainer::resume_from(const fs::path& checkpoint) {
   const std::string changes = changed_keys(info.config, config_, is_decisive);
   if (!changes.empty() && ranks_.rank() == 0)
     spdlog::warn("{} was trained with other settings, from here on: {}", checkpoint.string(), changes);
-  load_weights(checkpoint, state_.layout, true, state_.optimizer.weights());
+  load_weights(checkpoint, state_.layout, true, state_.optimizer.weights(), config_.device);
   load_moments(checkpoint, state_.layout, state_.optimizer);
   state_.optimizer.refresh_compute_weights();
   position_ = info.position;
@@ -124,7 +125,7 @@ void Trainer::resume_from(const fs::path& checkpoint) {
 StepMetrics Trainer::do_step() {
   const Stopwatch watch;
   StepMetrics m;
-  const float tau = state_.tau();
+  const float tau = state_.tau(stream_);
   m.tau = tau;
   m.result = step_.run(stream_, position_.step, state_.weights, tau, state_.gradients);
   m.learning_rate = learning_rate(config_.optimizer, position_.step, config_.train.steps);
@@ -163,11 +164,12 @@ void Trainer::save() {
 }
 
 void Trainer::evaluate_sample(Metrics* metrics) {
-  if (!embedder_) embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes);
+  if (!embedder_) embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes, config_.device);
   const Pool pool = make_pool(shards_.notes);
   const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
   const Buffer vectors = embed_pool(stream_, ranks_, *embedder_, state_.weights, shards_.notes, pool, false);
-  const auto found = rank_targets(stream_, ranks_, pool_vectors(vectors, state_.weights, pool), questions);
+  Stream cpu;  // ranks are computed there
+  const auto found = rank_targets(cpu, ranks_, pool_vectors(vectors, state_.weights, pool), questions);
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 

@@ -43,7 +43,8 @@ struct Inputs {
   std::vector<int32_t> query_tokens;
   double visible_keys = 0;  // over all queries
   Buffer q, kv, o, lse, d_o, dq, dkv, workspace;
-  Tensor tq, tkv, tokens, to, tlse, tdo, tdq, tdkv, tworkspace;
+  AttentionPlan plan;
+  Tensor tq, tkv, to, tlse, tdo, tdq, tdkv, tworkspace;
 
   Inputs(const Shape& shape, DType dtype) : q(0), kv(0), o(0), lse(0), d_o(0), dq(0), dkv(0), workspace(0) {
     std::mt19937 random(1);
@@ -73,8 +74,8 @@ struct Inputs {
     tkv = kv.tensor(dtype, {begin, 2 * g, d});
     tdkv = dkv.tensor(dtype, {begin, 2 * g, d});
     tlse = lse.tensor(DType::f32, {queries, h});
-    tokens = Tensor::of(query_tokens.data(), {queries});
-    const int64_t elements = attention_workspace(segments, tkv);
+    plan.set(segments, query_tokens, begin);
+    const int64_t elements = attention_workspace(Stream(), plan, tq, tkv);
     workspace = Buffer(elements * 4);
     tworkspace = workspace.tensor(DType::f32, {elements});
   }
@@ -98,10 +99,9 @@ void attention_pass(benchmark::State& state, bool backward) {
   Inputs in(shape, state.range(1) ? DType::bf16 : DType::f32);
   omp_set_num_threads(static_cast<int>(state.range(2)));
   Stream stream;
-  const auto forward_pass = [&] { attention(stream, in.segments, in.tq, in.tkv, in.tokens, in.to, in.tlse); };
+  const auto forward_pass = [&] { attention(stream, in.plan, in.tq, in.tkv, in.to, in.tlse); };
   const auto backward_pass = [&] {
-    attention_backward(stream, in.segments, in.tdo, in.tq, in.tkv, in.tokens, in.to, in.tlse, in.tdq, in.tdkv,
-                       in.tworkspace);
+    attention_backward(stream, in.plan, in.tdo, in.tq, in.tkv, in.to, in.tlse, in.tdq, in.tdkv, in.tworkspace);
   };
   forward_pass();  // what the backward pass needs; and both touch their memory before the clock runs
   if (backward) backward_pass();

@@ -1,4 +1,5 @@
-// Attention as plain loops over a layout of segments, and the buffers of a call of the op for the same inputs.
+// Attention as plain loops over a layout of segments, what the op may err, and the buffers of a call for the same
+// inputs.
 #pragma once
 
 #include <algorithm>
@@ -154,14 +155,41 @@ Reference<double> random_reference(const Layout& layout, const Heads& h, unsigne
   return reference;
 }
 
+constexpr double f32_unit = 0x1p-24;
+
+// What the op may err in f32: twice as much as a plain f32 loop; and, where that happens to err little, as much as two
+// orders of a sum of head_dim products may differ.
+struct Tolerance {
+  double lse, o, dq, dkv;
+  explicit Tolerance(const Reference<double>& exact) {
+    const Reference<float> plain = plain_loop<float>(exact);
+    const double q = max_abs(exact.q), kv = max_abs(exact.kv), d_o = max_abs(exact.d_o);
+    const double n = static_cast<double>(exact.h.head_dim), unit = n * f32_unit / std::sqrt(n);
+    lse = 2 * max_error(plain.lse, exact.lse) + unit * q * kv;
+    o = 2 * max_error(plain.o, exact.o) + f32_unit * kv;
+    dq = 2 * max_error(plain.dq, exact.dq) + unit * d_o * kv * kv;
+    dkv = 2 * max_error(plain.dkv, exact.dkv) + unit * d_o * kv * q;
+  }
+};
+
+// Two prefixes (one with queries, one without), segments that use them or none, subsets of queries, sizes around tiles
+// and blocks, one token, no token, no query.
+inline Layout ragged() {
+  Layout layout;
+  layout.add(25, 25).add(37, 0);
+  layout.add(1, 1, 0, 25).add(90, 90, 0, 25).add(16, 3, 25, 62).add(0, 0, 0, 25).add(17, 17).add(5, 0, 0, 25);
+  layout.add(131, 131, 25, 62).add(64, 64).add(1, 1).add(40, 6, 0, 25).add(9, 9, 3, 3);
+  return layout;
+}
+
 // The op's own buffers. All results start as NaN: what is not written is seen.
 template <class T>
 struct Op {
   Layout layout;
   Heads h;
   std::vector<T> q, kv, d_o, o, dq, dkv;
-  std::vector<float> lse, workspace;
   Stream stream;
+  std::vector<float> lse, workspace;
 
   explicit Op(const Reference<double>& from)
       : layout(from.layout),
@@ -173,21 +201,21 @@ struct Op {
         dq(q.size(), T(NAN)),
         dkv(kv.size(), T(NAN)),
         lse(from.lse.size(), NAN),
-        workspace(attention_workspace(from.layout.segments, key_tensor(kv)), NAN) {}
+        workspace(attention_workspace(stream, plan(), query_tensor(q), key_tensor(kv)), NAN) {}
 
   Tensor query_tensor(std::vector<T>& v) { return Tensor::of(v.data(), {layout.queries(), h.heads, h.head_dim}); }
   Tensor key_tensor(std::vector<T>& v) { return Tensor::of(v.data(), {layout.tokens, 2 * h.kv_heads, h.head_dim}); }
-  Tensor tokens() { return Tensor::of(layout.query_tokens.data(), {layout.queries()}); }
+  AttentionPlan plan() const { return AttentionPlan(layout.segments, layout.query_tokens, layout.tokens); }
   Tensor lse_tensor() { return Tensor::of(lse.data(), {layout.queries(), h.heads}); }
   Tensor workspace_tensor() { return Tensor::of(workspace.data(), {static_cast<int64_t>(workspace.size())}); }
 
   Op& forward() {
-    attention(stream, layout.segments, query_tensor(q), key_tensor(kv), tokens(), query_tensor(o), lse_tensor());
+    attention(stream, plan(), query_tensor(q), key_tensor(kv), query_tensor(o), lse_tensor());
     return *this;
   }
   Op& backward() {
-    attention_backward(stream, layout.segments, query_tensor(d_o), query_tensor(q), key_tensor(kv), tokens(),
-                       query_tensor(o), lse_tensor(), query_tensor(dq), key_tensor(dkv), workspace_tensor());
+    attention_backward(stream, plan(), query_tensor(d_o), query_tensor(q), key_tensor(kv), query_tensor(o),
+                       lse_tensor(), query_tensor(dq), key_tensor(dkv), workspace_tensor());
     return *this;
   }
 };

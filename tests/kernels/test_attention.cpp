@@ -17,33 +17,6 @@ namespace {
 
 using namespace test;
 
-constexpr double f32_unit = 0x1p-24;
-
-// What the op may err in f32: twice as much as a plain f32 loop; and, where that happens to err little, as much as two
-// orders of a sum of head_dim products may differ.
-struct Tolerance {
-  double lse, o, dq, dkv;
-  explicit Tolerance(const Reference<double>& exact) {
-    const Reference<float> plain = plain_loop<float>(exact);
-    const double q = max_abs(exact.q), kv = max_abs(exact.kv), d_o = max_abs(exact.d_o);
-    const double n = static_cast<double>(exact.h.head_dim), unit = n * f32_unit / std::sqrt(n);
-    lse = 2 * max_error(plain.lse, exact.lse) + unit * q * kv;
-    o = 2 * max_error(plain.o, exact.o) + f32_unit * kv;
-    dq = 2 * max_error(plain.dq, exact.dq) + unit * d_o * kv * kv;
-    dkv = 2 * max_error(plain.dkv, exact.dkv) + unit * d_o * kv * q;
-  }
-};
-
-// Two prefixes (one with queries, one without), segments that use them or none, subsets of queries, sizes around tiles
-// and blocks, one token, no token, no query.
-Layout ragged() {
-  Layout layout;
-  layout.add(25, 25).add(37, 0);
-  layout.add(1, 1, 0, 25).add(90, 90, 0, 25).add(16, 3, 25, 62).add(0, 0, 0, 25).add(17, 17).add(5, 0, 0, 25);
-  layout.add(131, 131, 25, 62).add(64, 64).add(1, 1).add(40, 6, 0, 25).add(9, 9, 3, 3);
-  return layout;
-}
-
 void compare_f32(const Layout& layout, const Heads& h) {
   SCOPED_TRACE(fmt::format("{} heads, {} kv heads, head_dim {}", h.heads, h.kv_heads, h.head_dim));
   Reference<double> expected = random_reference<float>(layout, h, 7);
@@ -274,12 +247,12 @@ TEST(Attention, RowsOfNoSegment) {
 
 struct AttentionErrors : testing::Test {
   Op<float> run{random_reference<float>(Layout().add(4, 4).add(6, 6, 0, 4), Heads{4, 2, 8}, 1)};
-  Tensor q = run.query_tensor(run.q), kv = run.key_tensor(run.kv), tokens = run.tokens(), o = run.query_tensor(run.o),
-         lse = run.lse_tensor(), d_o = run.query_tensor(run.d_o), dq = run.query_tensor(run.dq),
-         dkv = run.key_tensor(run.dkv), workspace = run.workspace_tensor();
+  Tensor q = run.query_tensor(run.q), kv = run.key_tensor(run.kv), o = run.query_tensor(run.o), lse = run.lse_tensor(),
+         d_o = run.query_tensor(run.d_o), dq = run.query_tensor(run.dq), dkv = run.key_tensor(run.dkv),
+         workspace = run.workspace_tensor();
   std::vector<AttentionSegment>& segments = run.layout.segments;
-  void forward() { attention(run.stream, segments, q, kv, tokens, o, lse); }
-  void backward() { attention_backward(run.stream, segments, d_o, q, kv, tokens, o, lse, dq, dkv, workspace); }
+  void forward() { attention(run.stream, run.plan(), q, kv, o, lse); }
+  void backward() { attention_backward(run.stream, run.plan(), d_o, q, kv, o, lse, dq, dkv, workspace); }
   // Both passes refuse a change of a shared argument; the change is taken back.
   template <class X>
   void refused(X& argument, const X& bad) {
@@ -302,9 +275,7 @@ TEST_F(AttentionErrors, ShapesAndTypes) {
   refused(kv, Tensor(kv.data, DType::bf16, {10, 4, 8}));
   refused(kv, Tensor(kv.data, DType::f32, {10, 3, 8}));
   refused(kv, Tensor(kv.data, DType::f32, {10, 0, 8}));
-  refused(kv, Tensor(kv.data, DType::f32, {9, 4, 8}));  // segments reach beyond
-  refused(tokens, Tensor(tokens.data, DType::i32, {9}));
-  refused(tokens, Tensor(tokens.data, DType::f32, {10}));
+  refused(kv, Tensor(kv.data, DType::f32, {9, 4, 8}));  // the plan has 10 tokens
   refused(o, Tensor(o.data, DType::bf16, {10, 4, 8}));
   refused(o, Tensor(o.data, DType::f32, {10, 4, 7}));
   refused(lse, Tensor(lse.data, DType::bf16, {10, 4}));
@@ -346,10 +317,7 @@ TEST_F(AttentionErrors, Segments) {
   refused(run.layout.query_tokens[5], 4);  // not after the query before it
   refused(run.layout.query_tokens[9], 10);
   refused(run.layout.query_tokens[4], 3);
-  segments[1].prefix_end = 11;
-  EXPECT_THROW(attention_workspace(segments, kv), Error);
-  segments[1].prefix_end = 4;
-  EXPECT_THROW(attention_workspace(segments, Tensor(kv.data, DType::f32, {10, 3, 8})), Error);
+  EXPECT_THROW(attention_workspace(run.stream, run.plan(), q, Tensor(kv.data, DType::f32, {10, 3, 8})), Error);
 }
 
 }  // namespace

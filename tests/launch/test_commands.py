@@ -122,6 +122,17 @@ class CommandLine(unittest.TestCase):
                 with self.subTest(command):
                     self.expect([*command.split(), str(config)], 4, f"{name}/none")
 
+    def test_a_gpu_that_is_not_there(self):
+        # No CUDA in the build, no driver, or, where there is a GPU, none that may be used.
+        with tempfile.TemporaryDirectory() as folder:
+            config = pathlib.Path(folder, "run.yaml")
+            config.write_text("device: cuda\n")
+            for command in ["train", "evaluate", "bench step"]:
+                result = subprocess.run([NOTELLM, *command.split(), str(config)], capture_output=True, text=True,
+                                        check=False, env={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}, timeout=60)
+                self.assertEqual(result.returncode, 8, result.stderr)
+                self.assertRegex(result.stderr, "CUDA|driver|device")
+
     def test_inspect_refuses_what_it_does_not_know(self):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)

@@ -93,9 +93,11 @@ double next_token_loss(const Llama& llama, const PackedBatch& batch, const Model
   const test::FlatWeights gradients(llama.layout, llama.config);
   const Tensor d_hidden = arena.allocate(DType::f32, {hidden.rows(), hidden.cols()});
   const Tensor labels = Tensor::of(batch.labels.data(), {static_cast<int64_t>(batch.labels.size())});
-  const double sum = token_loss(stream, hidden, input.label_places(), labels, llama.parameters.weights.head, 512, 1,
-                                d_hidden, gradients.weights.head, arena);
-  return sum / static_cast<double>(batch.labels.size());
+  const Tensor loss = arena.allocate(DType::f32, {labels.rows()});
+  token_loss(stream, hidden, input.label_places(), labels, llama.parameters.weights.head, 512, 1, d_hidden,
+             gradients.weights.head, loss, arena);
+  const auto losses = loss.span<float>();
+  return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(batch.labels.size());
 }
 
 class LlamaReference : public testing::TestWithParam<std::vector<int32_t>> {};

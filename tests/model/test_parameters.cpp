@@ -120,7 +120,8 @@ TEST(Initialize, DistributionsOfEachKind) {
   c.init = {.embedding_std = 0.5, .matrix_std = 0.02, .first_attention = FirstAttention::random, .tau = 2.5};
   const ParameterLayout layout(c, 128);
   const test::FlatWeights all(layout, c);
-  initialize(layout, c, 7, 101, 100, all.flat);
+  Stream stream;
+  initialize(stream, layout, c, 7, 101, 100, all.flat);
   for (const Parameter& p : layout.all()) {
     const float* x = p.view(all.flat).as<float>();
     if (p.kind == ParameterKind::embedding) expect_normal(p.name, x, 100 * p.cols, 0.5);
@@ -192,10 +193,11 @@ TEST(Initialize, RefusesWhatDoesNotFit) {
   const ModelConfig c = tiny_model_config();
   const TinyModel model(c);
   const Tensor flat = model.parameters.flat;
-  EXPECT_ERROR(internal, "parameters", initialize(model.layout, c, 1, 40, 39, flat.slice(0, flat.rows() - 1)));
-  EXPECT_ERROR(internal, "row 40 of 40 tokens", initialize(model.layout, c, 1, 40, 40, flat));
-  EXPECT_ERROR(internal, "row 0 of", initialize(model.layout, c, 1, 40, 0, flat));
-  EXPECT_ERROR(internal, "of 65 tokens", initialize(model.layout, c, 1, 65, 39, flat));
+  Stream stream;
+  EXPECT_ERROR(internal, "parameters", initialize(stream, model.layout, c, 1, 40, 39, flat.slice(0, flat.rows() - 1)));
+  EXPECT_ERROR(internal, "row 40 of 40 tokens", initialize(stream, model.layout, c, 1, 40, 40, flat));
+  EXPECT_ERROR(internal, "row 0 of", initialize(stream, model.layout, c, 1, 40, 0, flat));
+  EXPECT_ERROR(internal, "of 65 tokens", initialize(stream, model.layout, c, 1, 65, 39, flat));
 }
 
 TEST(ModelConfig, FinishDerivesTheHeadSize) {

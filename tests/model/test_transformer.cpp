@@ -205,7 +205,7 @@ TEST(Transformer, ArenaBytesIsACloseUpperBound) {
       add_gradient(model, f, 0, gradients);
       const int64_t used = f.arena.peak_bytes() - d_hidden;
       const int64_t planned =
-          transformer_arena_bytes(model.config, DType::f32, f.input.tokens(), f.input.hidden_rows());
+          transformer_arena_bytes(model.config, DType::f32, Device::cpu, f.input.tokens(), f.input.hidden_rows(), true);
       EXPECT_GE(planned, used) << layers << " layers, labels " << with_labels;
       EXPECT_LE(planned, (layers == 1 ? 1.4 : 1.1) * used) << layers << " layers, labels " << with_labels;
     }

@@ -58,6 +58,15 @@ TEST(Files, PiecesAreJoined) {
   EXPECT_EQ(read_file(folder / "a"), "one two");
 }
 
+TEST(Files, PiecesThatFailLeaveTheOldFile) {
+  const test::TempDir folder;
+  write_file(folder / "a", "old");
+  const auto next = []() -> std::string_view { fail(ErrorKind::device, "the GPU is gone"); };
+  EXPECT_ERROR(device, "the GPU is gone", write_file(folder / "a", next));
+  EXPECT_EQ(read_file(folder / "a"), "old");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"a"});
+}
+
 TEST(Files, APathWithoutFolderIsInTheWorkingDirectory) {
   const test::TempDir folder;
   const fs::path before = fs::current_path();

@@ -1,6 +1,7 @@
 // Device queries, errors, versions.
 #include <cxxabi.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -193,6 +194,13 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDevice(int* device) {
   if (const cudaError_t error = ready()) return result(error);
   *device = current_device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  if (const cudaError_t error = ready()) return result(error);
+  if (std::min(device, peer) < 0 || std::max(device, peer) >= devices()) return result(cudaErrorInvalidDevice);
+  *can = device != peer;
   return cudaSuccess;
 }
 

@@ -51,7 +51,8 @@ cudaError_t load(Binary& binary) {
   if (binary.loaded) return binary.error;
   binary.loaded = true;
   try {
-    for (const std::string& ptx : ptx_of(binary.wrapper, device_model().arch)) binary.modules.push_back(load_module(ptx));
+    for (const std::string& ptx : ptx_of(binary.wrapper, device_model().arch))
+      binary.modules.push_back(load_module(ptx));
     if (binary.modules.empty()) binary.error = cudaErrorNoKernelImageForDevice;
   } catch (const std::exception& error) {
     Place place;
@@ -85,8 +86,9 @@ Function* find_function(const void* handle) {
 }
 
 uint32_t dynamic_shared_limit(const Function& function) {
-  return function.dynamic_shared_limit > 0 ? function.dynamic_shared_limit
-                                           : shared_without_asking - std::min<uint32_t>(function.kernel->shared_bytes, shared_without_asking);
+  return function.dynamic_shared_limit > 0
+             ? function.dynamic_shared_limit
+             : shared_without_asking - std::min<uint32_t>(function.kernel->shared_bytes, shared_without_asking);
 }
 
 cudaError_t check_launch(const Function& function, dim3 grid, dim3 block, size_t shared_bytes) {

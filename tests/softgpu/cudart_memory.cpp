@@ -98,11 +98,6 @@ class PinnedUse {
 
 bool on_device(const void* address) { return is_device_address(reinterpret_cast<uint64_t>(address)); }
 
-enum class Side { device, pinned, pageable };
-Side side_of(const void* address) {
-  return on_device(address) ? Side::device : is_pinned(address) ? Side::pinned : Side::pageable;
-}
-
 // Whether a range lies in one allocation, where an allocation is known for its beginning.
 bool fits(const void* address, size_t bytes) {
   if (on_device(address)) {
@@ -160,8 +155,7 @@ void queue_upload(const void* from, void* to, size_t bytes, void* stream) {
   }
   // As a GPU's driver does: staged before the call returns.
   auto staged = std::make_shared<std::vector<std::byte>>(source, source + bytes);
-  enqueue(stream, "copy from the host",
-          [=](WorkId work) { write_device(staged->data(), to, bytes, work); });
+  enqueue(stream, "copy from the host", [=](WorkId work) { write_device(staged->data(), to, bytes, work); });
 }
 
 void queue_download(const void* from, void* to, size_t bytes, void* stream) {
@@ -231,7 +225,8 @@ cudaError_t allocate_pinned(void** data, size_t bytes) {
   if (const cudaError_t error = ready()) return result(error);
   *data = nullptr;
   if (bytes == 0) return cudaSuccess;
-  void* memory = std::aligned_alloc(pinned_alignment, (bytes + pinned_alignment - 1) / pinned_alignment * pinned_alignment);
+  void* memory =
+      std::aligned_alloc(pinned_alignment, (bytes + pinned_alignment - 1) / pinned_alignment * pinned_alignment);
   if (!memory) return result(cudaErrorMemoryAllocation);
   std::memset(memory, poison, bytes);  // nobody may count on zeros
   Pinned& all = pinned();
@@ -350,7 +345,9 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   return queue_fill("cudaMemsetAsync", to, value, bytes, stream);
 }
-cudaError_t cudaMemset(void* to, int value, size_t bytes) { return queue_fill("cudaMemset", to, value, bytes, nullptr); }
+cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  return queue_fill("cudaMemset", to, value, bytes, nullptr);
+}
 
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, size_t bytes, size_t offset, cudaMemcpyKind kind) {
   const cudaError_t status = copy_symbol("cudaMemcpyToSymbol", symbol, bytes, offset, from, nullptr, kind, nullptr);
@@ -371,12 +368,14 @@ cudaError_t cudaGetSymbolAddress(void** data, const void* symbol) {
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* address) {
   if (const cudaError_t error = ready()) return result(error);
   *attributes = {};
-  const Side side = side_of(address);
-  attributes->type = side == Side::device   ? cudaMemoryTypeDevice
-                     : side == Side::pinned ? cudaMemoryTypeHost
-                                            : cudaMemoryTypeUnregistered;
-  if (side == Side::device) attributes->devicePointer = const_cast<void*>(address);
-  if (side == Side::pinned) attributes->hostPointer = const_cast<void*>(address);
+  attributes->type = cudaMemoryTypeUnregistered;
+  if (on_device(address)) {
+    attributes->type = cudaMemoryTypeDevice;
+    attributes->devicePointer = const_cast<void*>(address);
+  } else if (is_pinned(address)) {
+    attributes->type = cudaMemoryTypeHost;
+    attributes->hostPointer = const_cast<void*>(address);
+  }
   return cudaSuccess;
 }
 

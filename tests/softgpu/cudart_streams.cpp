@@ -54,6 +54,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  look_for_unchecked_launch();
   if (const cudaError_t error = ready()) return result(error);
   if (!is_stream(stream)) return refuse("cudaStreamQuery", no_stream, cudaErrorInvalidResourceHandle);
   const bool nothing_left = idle(stream);
@@ -70,7 +71,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   if (const cudaError_t error = ready()) return result(error);
-  if (flags & ~static_cast<unsigned>(cudaEventBlockingSync | cudaEventDisableTiming)) return result(cudaErrorInvalidValue);
+  if (flags & ~static_cast<unsigned>(cudaEventBlockingSync | cudaEventDisableTiming))
+    return result(cudaErrorInvalidValue);
   *event = static_cast<cudaEvent_t>(create_event((flags & cudaEventDisableTiming) == 0));
   return cudaSuccess;
 }
@@ -97,6 +99,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  look_for_unchecked_launch();
   if (const cudaError_t error = ready()) return result(error);
   if (!is_event(event)) return refuse("cudaEventQuery", no_event, cudaErrorInvalidResourceHandle);
   const bool nothing_left = event_idle(event);

@@ -146,6 +146,23 @@ struct Fma {
     return std::fma(a, b, c);
   }
 };
+// fma rounded down, up or to zero, as the library's expf asks for: the nearest value, and one step from there where it
+// lies on the wrong side of the exact one. (f32: a·b + c is exact in 113 bits, or so far off that its side is right.)
+enum class Toward { minus_infinity, plus_infinity, zero };
+template <Toward toward>
+struct DirectedFma {
+  float operator()(float a, float b, float c) const {
+    const __float128 exact = static_cast<__float128>(a) * b + c;
+    const float near = std::fma(a, b, c);
+    const bool down = toward == Toward::minus_infinity || (toward == Toward::zero && exact > 0);
+    if (std::isinf(near) && std::isfinite(a) && std::isfinite(b) && std::isfinite(c))
+      return (near > 0) == down ? std::copysign(std::numeric_limits<float>::max(), near) : near;
+    if (!(near == near) || exact == near) return near;
+    if (down && near > exact) return std::nextafter(near, -INFINITY);
+    if (!down && near < exact) return std::nextafter(near, INFINITY);
+    return near;
+  }
+};
 struct MultiplyAdd {
   template <class T>
   T operator()(T a, T b, T c) const {
@@ -434,6 +451,13 @@ Handler float_unary(const ParsedInstruction& from) {
 }
 Handler float_fma(const ParsedInstruction& from) {
   const bool ftz = has_flag(from, "ftz"), sat = has_flag(from, "sat");
+  const bool down = has_flag(from, "rm"), up = has_flag(from, "rp"), zero = has_flag(from, "rz");
+  if (down || up || zero) {
+    if (ftz || sat || from.flags.back() != "f32") return nullptr;
+    return down ? ternary<float, float, float, float, DirectedFma<Toward::minus_infinity>>
+           : up ? ternary<float, float, float, float, DirectedFma<Toward::plus_infinity>>
+                : ternary<float, float, float, float, DirectedFma<Toward::zero>>;
+  }
   if (from.flags.back() == "f64") return ftz || sat ? nullptr : Handler(ternary<double, double, double, double, Fma>);
   if (ftz && sat) return nullptr;
   return ftz ? ternary<float, float, float, float, Flushed<Fma>> : sat ? ternary<float, float, float, float, Saturated<Fma>>
@@ -443,7 +467,8 @@ Handler float_fma(const ParsedInstruction& from) {
 bool decode_float(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
   const std::string& op = from.opcode;
   const std::string& type = from.flags.back();
-  if (!only(from, {"rn", "ftz", "sat", "approx", "full"})) return false;
+  const bool directed = has_flag(from, "rm") || has_flag(from, "rp") || has_flag(from, "rz");
+  if (!only(from, {"rn", "ftz", "sat", "approx", "full", "rm", "rp", "rz"}) || (directed && op != "fma")) return false;
   size_t count = 2;
   if (op == "add") to.run = float_binary<Add>(from);
   else if (op == "sub") to.run = float_binary<Subtract>(from);

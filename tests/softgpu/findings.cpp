@@ -37,7 +37,9 @@ std::string rank_prefix() {
 }
 
 std::string triple(const int64_t (&x)[3]) {
-  return "(" + std::to_string(x[0]) + ", " + std::to_string(x[1]) + ", " + std::to_string(x[2]) + ")";
+  std::string text(1, '(');  // one piece after the other: gcc 12 warns of overlaps in "(" + …
+  text.append(std::to_string(x[0])).append(", ").append(std::to_string(x[1])).append(", ");
+  return text.append(std::to_string(x[2])).append(")");
 }
 
 std::string text_of(FindingKind kind, const Place& place, const std::string& text) {
@@ -49,8 +51,8 @@ std::string text_of(FindingKind kind, const Place& place, const std::string& tex
   return result + "\n         " + text + "\n";
 }
 
-// Registered first when the library is loaded, so that it runs after everything that the program does at its end. A process
-// that gives up (status != 0) need not tidy up: what it still holds is no finding.
+// Registered first when the library is loaded, so that it runs after everything that the program does at its end. A
+// process that gives up (status != 0) need not tidy up: what it still holds is no finding.
 void at_end(int status, void*) {
   if (status == 0)
     for (void (*check)() : end_checks()) check();
@@ -75,8 +77,8 @@ std::vector<void (*)()>& end_checks() {
 }
 
 const char* name_of(FindingKind kind) {
-  constexpr const char* names[] = {"out_of_bounds", "misaligned",   "uninitialized", "race",
-                                   "barrier",       "missing_wait", "stream_order",  "leak",
+  constexpr const char* names[] = {"out_of_bounds",    "misaligned",   "uninitialized", "race",
+                                   "barrier",          "missing_wait", "stream_order",  "leak",
                                    "unchecked_launch", "invalid_call", "unsupported"};
   return names[static_cast<int>(kind)];
 }

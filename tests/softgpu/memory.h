@@ -33,6 +33,7 @@ std::byte* host_view(uint64_t device_address);
 
 // One piece of work in a stream's order (a kernel, a copy, a library call): its number, from 1. See streams.h.
 using WorkId = uint32_t;
+constexpr int work_bits = 20;  // of the shadow's entries
 
 // A library call's or copy's access to a range: checks bounds, order against earlier work, for reads that all of it was
 // written; and records it. False when out of bounds (reported; leave the memory alone).

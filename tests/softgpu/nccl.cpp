@@ -127,7 +127,8 @@ ncclResult_t submit(ncclComm* handle, const Call& call, void* stream) {
     return refuse(name, "what it sends is not in device memory");
   if (bytes_written(comm, call) > 0 && !is_device_address(reinterpret_cast<uint64_t>(call.to)))
     return refuse(name, "what it receives is not in device memory");
-  if (!is_collective(call.kind) && comm.mpi == MPI_COMM_NULL) return refuse(name, "a message of the only rank to itself");
+  if (!is_collective(call.kind) && comm.mpi == MPI_COMM_NULL)
+    return refuse(name, "a message of the only rank to itself");
   if (is_collective(call.kind) && is_to_fail()) comm.error = ncclSystemError;
   if (comm.error != ncclSuccess) return comm.error;
   group.push_back({handle, call, stream});
@@ -253,8 +254,8 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId unique_id
   Id id;
   std::memcpy(&id, &unique_id, sizeof id);
   if (!comm || id.magic != id_magic || rank < 0 || rank >= size)
-    return refuse("ncclCommInitRank", "not an id of ncclGetUniqueId, or rank " + std::to_string(rank) + " of " +
-                                          std::to_string(size));
+    return refuse("ncclCommInitRank",
+                  "not an id of ncclGetUniqueId, or rank " + std::to_string(rank) + " of " + std::to_string(size));
   auto made = std::make_unique<ncclComm>();
   made->comm->rank = rank;
   made->comm->size = size;

@@ -73,9 +73,11 @@ void reduce(ncclDataType_t type, const std::byte* parts, int ranks, size_t count
     case ncclBfloat16:
       return reduce<Bf16>(parts, ranks, count, op, to);
     case ncclInt32:  // sums wrap, in unsigned numbers without undefined behaviour
-      return op == ncclSum ? reduce<uint32_t>(parts, ranks, count, op, to) : reduce<int32_t>(parts, ranks, count, op, to);
+      return op == ncclSum ? reduce<uint32_t>(parts, ranks, count, op, to)
+                           : reduce<int32_t>(parts, ranks, count, op, to);
     default:  // int64, as can_reduce says
-      return op == ncclSum ? reduce<uint64_t>(parts, ranks, count, op, to) : reduce<int64_t>(parts, ranks, count, op, to);
+      return op == ncclSum ? reduce<uint64_t>(parts, ranks, count, op, to)
+                           : reduce<int64_t>(parts, ranks, count, op, to);
   }
 }
 
@@ -105,7 +107,8 @@ std::string text_of(const Header& h) {
 // All ranks tell what they are about to do. False on all of them: it does not fit.
 bool agree(Comm& comm, const Call& call, bool fine) {
   if (comm.size == 1) return fine;
-  const Header mine{fine, static_cast<int64_t>(call.kind), static_cast<int64_t>(call.count), call.type, call.op, call.peer};
+  const Header mine{fine,     static_cast<int64_t>(call.kind), static_cast<int64_t>(call.count), call.type, call.op,
+                    call.peer};
   std::vector<Header> all(static_cast<size_t>(comm.size));
   MPI_Allgather(mine.data(), 6, MPI_INT64_T, all.data(), 6, MPI_INT64_T, comm.mpi);
   for (int r = 0; r < comm.size; ++r)
@@ -158,8 +161,7 @@ void all_gather(const Comm& comm, const Call& call, size_t unit) {
 }
 
 void broadcast(const Comm& comm, const Call& call, size_t unit) {
-  if (comm.rank == call.peer && call.to != call.from)
-    std::memmove(host(call.to), host(call.from), call.count * unit);
+  if (comm.rank == call.peer && call.to != call.from) std::memmove(host(call.to), host(call.from), call.count * unit);
   for (size_t at = 0; at < call.count * unit; at += message_bytes) {
     const size_t bytes = std::min(message_bytes, call.count * unit - at);
     MPI_Bcast(host(call.to) + at, static_cast<int>(bytes), MPI_BYTE, call.peer, comm.mpi);

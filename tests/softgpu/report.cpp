@@ -11,7 +11,7 @@ namespace {
 
 struct Column {
   const char* name;
-  uint64_t Counters::* value;
+  uint64_t Counters::*value;
 };
 constexpr Column columns[] = {
     {"launches", &Counters::launches},

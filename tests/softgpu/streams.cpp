@@ -1,9 +1,12 @@
 #include "tests/softgpu/streams.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -27,6 +30,11 @@ struct WorkInfo {
 class Works {
  public:
   WorkId add(WorkInfo info) {
+    if (last_ == most) {
+      std::fprintf(stderr, "softgpu: this process has queued %u works, more than the shadow of memory can tell apart\n",
+                   most);
+      _exit(99);
+    }
     const WorkId id = ++last_;
     if (id % chunk == 0 || id == 1) chunks_[id / chunk] = new WorkInfo[chunk];
     chunks_[id / chunk][id % chunk] = std::move(info);
@@ -36,7 +44,8 @@ class Works {
 
  private:
   static constexpr uint32_t chunk = 1 << 14;
-  std::array<WorkInfo*, 1 << 14> chunks_{};
+  static constexpr WorkId most = (1 << work_bits) - 1;
+  std::array<WorkInfo*, (1 << work_bits) / chunk> chunks_{};
   WorkId last_ = 0;
 };
 
@@ -55,7 +64,9 @@ struct Stream {
 using Moment = std::chrono::steady_clock::time_point;
 struct Event {
   bool timing;
-  WorkId mark = 0;  // a work that does nothing; 0: never recorded
+  bool recorded = false;
+  uint32_t stream = 0, place = 0;  // the last work before it in its stream
+  ClockPtr before;                 // of other streams
   std::shared_ptr<std::atomic<Moment>> moment;
 };
 
@@ -63,8 +74,8 @@ struct Order {
   std::mutex mutex;                // of everything here
   std::recursive_mutex execution;  // held while works run, taken before `mutex`
   Works works;
-  std::vector<std::unique_ptr<Stream>> streams;       // by index, also those destroyed; 0: the default stream
-  std::unordered_map<void*, uint32_t> live;           // handle → index
+  std::vector<std::unique_ptr<Stream>> streams;  // by index, also those destroyed; 0: the default stream
+  std::unordered_map<void*, uint32_t> live;      // handle → index
   std::unordered_map<void*, std::unique_ptr<Event>> events;
   std::set<std::string> names;
   ClockPtr host;
@@ -134,6 +145,11 @@ void run_clock(Order& all, Lock& lock, const ClockPtr& clock, uint32_t but_for) 
     if (i != but_for) run_until(all, lock, *all.streams[i], (*clock)[i]);
 }
 
+void run_event(Order& all, Lock& lock, const Event& event) {
+  run_clock(all, lock, event.before, event.stream);
+  run_until(all, lock, *all.streams[event.stream], event.place);
+}
+
 void host_waited(Order& all, const ClockPtr& clock, uint32_t stream, uint32_t place) {
   merge(all.host, clock, stream, place);
   ++all.host_version;
@@ -150,8 +166,10 @@ void synchronize(Order& all, Lock& lock, Stream& stream) {
 
 WorkId add(Order& all, Stream& stream, const char* name, std::function<void(WorkId)> run) {
   advance(all, stream);
-  const WorkId id = all.works.add(
-      {.stream = stream.index, .place = ++stream.last, .name = all.names.insert(name).first->c_str(), .before = stream.clock});
+  const WorkId id = all.works.add({.stream = stream.index,
+                                   .place = ++stream.last,
+                                   .name = all.names.insert(name).first->c_str(),
+                                   .before = stream.clock});
   stream.queue.push_back({id, std::move(run)});
   return id;
 }
@@ -211,7 +229,8 @@ bool happens_before(WorkId earlier, WorkId later) {
 
 std::string describe_work(WorkId work) {
   const WorkInfo& info = order().works[work];
-  return std::string(info.name) + (info.stream == 0 ? " on the default stream" : " on stream " + std::to_string(info.stream));
+  return std::string(info.name) +
+         (info.stream == 0 ? " on the default stream" : " on stream " + std::to_string(info.stream));
 }
 
 void* create_stream(bool blocking) {
@@ -258,7 +277,7 @@ bool idle(void* handle) {
 void* create_event(bool timing) {
   Order& all = order();
   const Lock lock(all.mutex);
-  auto event = std::make_unique<Event>(Event{.timing = timing, .moment = {}});
+  auto event = std::make_unique<Event>(Event{.timing = timing, .before = {}, .moment = {}});
   void* handle = event.get();
   all.events.emplace(handle, std::move(event));
   return handle;
@@ -282,9 +301,16 @@ bool record_event(void* handle, void* stream_handle) {
   Event* event = find_event(all, handle);
   Stream* stream = find_stream(all, stream_handle);
   if (!event || !stream) return false;
-  event->moment = std::make_shared<std::atomic<Moment>>();
-  const auto set_moment = [moment = event->moment](WorkId) { *moment = std::chrono::steady_clock::now(); };
-  event->mark = add(all, *stream, "event", set_moment);
+  if (event->timing) {
+    event->moment = std::make_shared<std::atomic<Moment>>();
+    const auto set_moment = [moment = event->moment](WorkId) { *moment = std::chrono::steady_clock::now(); };
+    add(all, *stream, "event", set_moment);
+  }
+  advance(all, *stream);
+  event->recorded = true;
+  event->stream = stream->index;
+  event->place = stream->last;
+  event->before = stream->clock;
   return true;
 }
 
@@ -294,9 +320,7 @@ bool wait_event(void* stream_handle, void* handle) {
   const Event* event = find_event(all, handle);
   Stream* stream = find_stream(all, stream_handle);
   if (!event || !stream) return false;
-  if (event->mark == 0) return true;
-  const WorkInfo& mark = all.works[event->mark];
-  merge(stream->clock, mark.before, mark.stream, mark.place);
+  if (event->recorded) merge(stream->clock, event->before, event->stream, event->place);
   return true;
 }
 
@@ -304,12 +328,11 @@ bool synchronize_event(void* handle) {
   Order& all = order();
   const std::lock_guard execution(all.execution);
   Lock lock(all.mutex);
-  const Event* event = find_event(all, handle);
-  if (!event) return false;
-  if (event->mark == 0) return true;
-  const WorkInfo& mark = all.works[event->mark];
-  run_until(all, lock, *all.streams[mark.stream], mark.place);
-  host_waited(all, mark.before, mark.stream, mark.place);
+  const Event* found = find_event(all, handle);
+  if (!found || !found->recorded) return found != nullptr;
+  const Event event = *found;  // another thread may destroy it while work runs
+  run_event(all, lock, event);
+  host_waited(all, event.before, event.stream, event.place);
   return true;
 }
 
@@ -317,15 +340,16 @@ bool event_idle(void* handle) {
   Order& all = order();
   const std::lock_guard execution(all.execution);
   Lock lock(all.mutex);
-  const Event* event = find_event(all, handle);
-  if (!event || event->mark == 0) return true;
-  const WorkInfo& mark = all.works[event->mark];
-  Stream& stream = *all.streams[mark.stream];
-  const bool nothing_left = stream.done >= mark.place;
+  const Event* found = find_event(all, handle);
+  if (!found || !found->recorded) return true;
+  const Event event = *found;
+  bool nothing_left = all.streams[event.stream]->done >= event.place;
+  for (size_t i = 0; event.before && i < event.before->size(); ++i)
+    nothing_left = nothing_left && (i == event.stream || all.streams[i]->done >= (*event.before)[i]);
   if (nothing_left)
-    host_waited(all, mark.before, mark.stream, mark.place);
+    host_waited(all, event.before, event.stream, event.place);
   else
-    run_until(all, lock, stream, mark.place);
+    run_event(all, lock, event);
   return nothing_left;
 }
 

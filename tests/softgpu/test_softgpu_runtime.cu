@@ -1,12 +1,10 @@
-// The stand-in libcudart: calls, the order of work, launches that are refused, and the bugs that it has to find. The
-// program runs parts of itself as another process, `test_softgpu_runtime CHILD`, for what shows only at the end of one.
+// The stand-in libcudart: calls, the order of work, launches that are refused, and the bugs that it has to find.
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "tests/support/softgpu.h"
@@ -122,6 +120,19 @@ TEST_F(SoftgpuRuntime, EventsOrderStreams) {
   CUDA(cudaGetLastError());
 }
 
+TEST_F(SoftgpuRuntime, EventsPassOnWhatTheirStreamWaitsFor) {
+  upload();
+  CUDA(cudaMemcpyAsync(pinned_, x_, bytes, cudaMemcpyDefault, a_));
+  CUDA(cudaEventRecord(event_, a_));
+  CUDA(cudaStreamWaitEvent(b_, event_, 0));
+  CUDA(cudaEventRecord(event_, b_));  // no work of its own there
+  EXPECT_EQ(cudaEventQuery(event_), cudaErrorNotReady);
+  CUDA(cudaEventSynchronize(event_));
+  EXPECT_EQ(pinned_[5], 5);
+  launch_scale(x_, b_);
+  CUDA(cudaGetLastError());
+}
+
 TEST_F(SoftgpuRuntime, FindsAMissingEvent) {
   CUDA(cudaMemcpyAsync(x_, pinned_, bytes, cudaMemcpyDefault, a_));
   CUDA(cudaEventRecord(event_, a_));
@@ -151,7 +162,9 @@ TEST_F(SoftgpuRuntime, TheDefaultStreamOrdersBlockingStreamsOnly) {
   CUDA(cudaGetLastError());
   launch_scale(x_, blocking);
   CUDA(cudaGetLastError());
+  CUDA(cudaMemcpyAsync(pinned_, x_, bytes, cudaMemcpyDefault, blocking));
   CUDA(cudaStreamSynchronize(blocking));
+  EXPECT_EQ(pinned_[5], 20);  // both launches ran
   EXPECT_EQ(take_findings(), "");
   launch_scale(x_);
   CUDA(cudaGetLastError());
@@ -189,6 +202,29 @@ TEST_F(SoftgpuRuntime, ElapsedTime) {
   EXPECT_GE(milliseconds, 0);
   CUDA(cudaEventDestroy(from));
   CUDA(cudaEventDestroy(to));
+}
+
+TEST_F(SoftgpuRuntime, HostThreadsHaveTheirOwnStreams) {
+  const auto work = [](cudaStream_t stream) {
+    float *x, *pinned;
+    ASSERT_EQ(cudaMalloc(&x, bytes), cudaSuccess);
+    ASSERT_EQ(cudaMallocHost(&pinned, bytes), cudaSuccess);
+    std::memset(pinned, 0, bytes);
+    for (int i = 0; i < 200; ++i) {
+      pinned[7] = static_cast<float>(i);
+      ASSERT_EQ(cudaMemcpyAsync(x, pinned, bytes, cudaMemcpyDefault, stream), cudaSuccess);
+      launch_scale(x, stream);
+      ASSERT_EQ(cudaGetLastError(), cudaSuccess);
+      ASSERT_EQ(cudaMemcpyAsync(pinned, x, bytes, cudaMemcpyDefault, stream), cudaSuccess);
+      ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+      ASSERT_EQ(pinned[7], 2.0f * static_cast<float>(i));
+    }
+    ASSERT_EQ(cudaFree(x), cudaSuccess);
+    ASSERT_EQ(cudaFreeHost(pinned), cudaSuccess);
+  };
+  std::thread other(work, b_);
+  work(a_);
+  other.join();
 }
 
 // Pinned memory that the host touches before it has waited.
@@ -280,6 +316,9 @@ TEST_F(SoftgpuRuntime, FindsAnUncheckedLaunch) {
   scale<<<1, 2000, 0, a_>>>(x_, n);
   launch_scale(x_, a_);
   expect_finding("unchecked_launch in scale");
+  scale<<<1, 2000, 0, a_>>>(x_, n);
+  cudaStreamQuery(a_);
+  expect_finding("unchecked_launch in scale");
   EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidConfiguration);
 }
 
@@ -344,82 +383,9 @@ TEST_F(SoftgpuRuntime, PointersAndDevices) {
   EXPECT_EQ(function.maxThreadsPerBlock, 128);
 }
 
-// What another process shows.
-
-int run_child(const std::string& environment, const char* child, std::string& output) {
-  char self[4096];
-  const ssize_t length = readlink("/proc/self/exe", self, sizeof self);
-  const std::string command =
-      "env " + environment + " " + std::string(self, static_cast<size_t>(length)) + " " + child + " 2>&1";
-  std::FILE* pipe = popen(command.c_str(), "r");
-  output.clear();
-  char buffer[512];
-  while (std::fgets(buffer, sizeof buffer, pipe)) output += buffer;
-  return WEXITSTATUS(pclose(pipe));
-}
-
-int child(const std::string& name) {
-  float *x = nullptr, *pinned = nullptr;
-  if (name == "driver") {
-    int version = -1, count = -1;
-    cudaDriverGetVersion(&version);
-    const cudaError_t error = cudaGetDeviceCount(&count);
-    std::printf("%d %s %d\n", version, cudaGetErrorName(error), count);
-    return 0;
-  }
-  const cudaError_t error = cudaMalloc(&x, bytes);
-  if (error != cudaSuccess) {
-    std::printf("%s\n", cudaGetErrorName(error));
-    return 0;
-  }
-  cudaMallocHost(&pinned, bytes);
-  std::memset(pinned, 0, bytes);
-  cudaMemcpy(x, pinned, bytes, cudaMemcpyDefault);
-  if (name == "unchecked") scale<<<1, 2000>>>(x, n);
-  if (name == "image") {
-    launch_scale(x);
-    std::printf("%s\n", cudaGetErrorName(cudaGetLastError()));
-  }
-  if (name == "leak") return 0;
-  cudaStream_t stream = nullptr;
-  if (name == "streams") cudaStreamCreate(&stream);
-  cudaFree(x);
-  cudaFreeHost(pinned);
-  return name == "gives_up" ? 3 : 0;
-}
-
-TEST(SoftgpuProcess, EndsWith99AfterFindings) {
-  std::string output;
-  EXPECT_EQ(run_child("A=1", "clean", output), 0) << output;
-  EXPECT_EQ(run_child("A=1", "leak", output), 99) << output;
-  EXPECT_NE(output.find("leak in cudaMalloc\n         4000 bytes"), std::string::npos) << output;
-  EXPECT_NE(output.find("leak in cudaMallocHost\n         4000 bytes"), std::string::npos) << output;
-  EXPECT_EQ(run_child("A=1", "streams", output), 99) << output;
-  EXPECT_EQ(run_child("A=1", "unchecked", output), 99) << output;
-  EXPECT_NE(output.find("unchecked_launch in scale"), std::string::npos) << output;
-  EXPECT_EQ(run_child("OMPI_COMM_WORLD_RANK=3", "leak", output), 99);
-  EXPECT_NE(output.find("softgpu: [rank 3] leak"), std::string::npos) << output;
-  EXPECT_EQ(run_child("A=1", "gives_up", output), 3) << output;
-}
-
-TEST(SoftgpuProcess, OtherMachines) {
-  std::string output;
-  EXPECT_EQ(run_child("SOFTGPU_DRIVER=0", "driver", output), 0);
-  EXPECT_EQ(output, "0 cudaErrorInsufficientDriver 0\n");
-  EXPECT_EQ(run_child("SOFTGPU_DRIVER=12020", "driver", output), 0);
-  EXPECT_EQ(output, "12020 cudaErrorInsufficientDriver 0\n");
-  EXPECT_EQ(run_child("SOFTGPU_DEVICES=2", "driver", output), 0);
-  EXPECT_EQ(output, "13000 cudaSuccess 2\n");
-  EXPECT_EQ(run_child("SOFTGPU_MEMORY_MB=0", "clean", output), 0);
-  EXPECT_EQ(output, "cudaErrorMemoryAllocation\n");
-  EXPECT_EQ(run_child("SOFTGPU_ARCH=75", "image", output), 0);
-  EXPECT_EQ(output, "cudaErrorNoKernelImageForDevice\n");
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc == 2 && argv[1][0] != '-') return child(argv[1]);
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }

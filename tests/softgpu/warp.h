@@ -29,6 +29,7 @@ constexpr uint64_t block_of(Toucher t) { return t >> (thread_bits + epoch_bits) 
 constexpr uint64_t thread_of(Toucher t) { return t >> epoch_bits & ((1u << thread_bits) - 1); }
 constexpr uint64_t epoch_of(Toucher t) { return t & ((1u << epoch_bits) - 1); }
 constexpr int work_shift = block_bits + thread_bits + epoch_bits;
+static_assert(work_shift + work_bits == 64);
 
 // What one instruction of one kernel did; indexed like Program::instructions.
 struct Tally {

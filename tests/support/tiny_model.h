@@ -41,7 +41,8 @@ struct TinyModel {
 
   explicit TinyModel(const ModelConfig& c, uint64_t seed = 1)
       : config(c), layout(c, padded_vocabulary(40)), parameters(layout, c) {
-    initialize(layout, config, seed, 40, 39, parameters.flat);
+    Stream stream;
+    initialize(stream, layout, config, seed, 40, 39, parameters.flat);
   }
 };
 

@@ -78,7 +78,8 @@ struct Fixture {
     return used;
   }
   void start(Optimizer& optimizer) const {
-    initialize(layout, model, 9, 40, 39, optimizer.weights());
+    Stream stream;
+    initialize(stream, layout, model, 9, 40, 39, optimizer.weights());
     optimizer.refresh_compute_weights();
   }
 };

@@ -51,7 +51,8 @@ struct TinyStep {
         gradient_memory(layout.size() * 4),
         compute_memory(layout.size() * 2),
         flat(weight_memory.tensor(DType::f32, {layout.size()})) {
-    initialize(layout, config.model, config.seed, data.notes.prompt.vocabulary, data.notes.prompt.emb, flat);
+    Stream stream;
+    initialize(stream, layout, config.model, config.seed, data.notes.prompt.vocabulary, data.notes.prompt.emb, flat);
     Tensor compute = flat;
     if (config.precision == Precision::bf16) {
       compute = compute_memory.tensor(DType::bf16, {layout.size()});
@@ -60,7 +61,6 @@ struct TinyStep {
     weights.emplace(layout, config.model, compute);
     gradients.emplace(layout, config.model, gradient_memory.tensor(DType::f32, {layout.size()}));
     step.emplace(config, data.notes, data.pairs, ranks);
-    Stream stream;
     result = step->run(stream, 3, *weights, static_cast<float>(config.model.init.tau), *gradients);
   }
 };

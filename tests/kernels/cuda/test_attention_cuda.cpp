@@ -1,0 +1,309 @@
+// Attention on CUDA against the double loop: the tensor core kernels and the plain ones, ragged layouts, prefixes, the
+// same bits again, extreme scores, what cannot be called; and on softgpu, what the main loops spend on an mma.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+
+#include "kernels/attention.h"
+#include "tests/kernels/attention_reference.h"
+#include "tests/support/on_gpu.h"
+#include "tests/support/softgpu.h"
+
+namespace notellm {
+namespace {
+
+using namespace test;
+
+// The op's buffers, all results NaN at first; the workspace is not written at all.
+template <class T>
+struct GpuOp {
+  Stream stream{Device::cuda};
+  Layout layout;
+  Heads h;
+  AttentionPlan plan;
+  OnGpu<int32_t> tables;
+  OnGpu<T> q, kv, d_o, o, dq, dkv;
+  OnGpu<float> lse;
+  int64_t workspace_size;
+  Buffer workspace;
+
+  explicit GpuOp(const Reference<double>& from)
+      : layout(from.layout),
+        h(from.h),
+        plan(layout.segments, layout.query_tokens, layout.tokens),
+        tables(stream, table_copy()),
+        q(stream, converted<T>(from.q)),
+        kv(stream, converted<T>(from.kv)),
+        d_o(stream, converted<T>(from.d_o)),
+        o(stream, std::vector<T>(from.q.size(), T(NAN))),
+        dq(stream, std::vector<T>(from.q.size(), T(NAN))),
+        dkv(stream, std::vector<T>(from.kv.size(), T(NAN))),
+        lse(stream, std::vector<float>(from.lse.size(), NAN)) {
+    plan.set_device_tables(tables.tensor({plan.tables().size()}));
+    workspace_size = attention_workspace(stream, plan, rows(q), keys(kv));
+    workspace = Buffer(workspace_size * 4 + 16, Memory::device);
+  }
+  std::vector<int32_t> table_copy() {
+    const auto span = plan.tables().span<int32_t>();
+    return {span.begin(), span.end()};
+  }
+  Tensor rows(const OnGpu<T>& v) { return v.tensor({layout.queries(), h.heads, h.head_dim}); }
+  Tensor keys(const OnGpu<T>& v) { return v.tensor({layout.tokens, 2 * h.kv_heads, h.head_dim}); }
+  Tensor lse_tensor() { return lse.tensor({layout.queries(), h.heads}); }
+
+  GpuOp& forward() {
+    attention(stream, plan, rows(q), keys(kv), rows(o), lse_tensor());
+    return *this;
+  }
+  GpuOp& backward() {
+    attention_backward(stream, plan, rows(d_o), rows(q), keys(kv), rows(o), lse_tensor(), rows(dq), keys(dkv),
+                       Tensor(workspace.data(), DType::f32, {workspace_size}));
+    return *this;
+  }
+};
+
+float bf16_rounded(float x) { return static_cast<float>(bf16(x)); }
+
+// A plain f32 loop that rounds where tensor cores need bf16: P, against the row's maximum, and dS; and its results.
+Reference<float> plain_bf16_loop(const Reference<double>& in) {
+  Reference<float> x(in.layout, in.h);
+  x.q = converted<float>(in.q);
+  x.kv = converted<float>(in.kv);
+  x.d_o = converted<float>(in.d_o);
+  x.for_each_row([&](int64_t i, int64_t head, const std::vector<int64_t>& keys) {
+    std::vector<float> score;
+    for (int64_t j : keys) score.push_back(x.scale() * x.dot(x.q, x.query_at(i, head), x.kv, x.key_at(j, head)));
+    const float max = *std::max_element(score.begin(), score.end());
+    float sum = 0;
+    for (float s : score) sum += std::exp(s - max);
+    x.lse[i * in.h.heads + head] = max + std::log(sum);
+    for (int64_t c = 0; c < in.h.head_dim; ++c) {
+      float value = 0;
+      for (size_t n = 0; n < keys.size(); ++n)
+        value += bf16_rounded(std::exp(score[n] - max)) * x.kv[x.value_at(keys[n], head) + c];
+      x.o[x.query_at(i, head) + c] = bf16_rounded(value / sum);
+    }
+  });
+  x.for_each_row([&](int64_t i, int64_t head, const std::vector<int64_t>& keys) {
+    const size_t at = x.query_at(i, head);
+    const float d = x.dot(x.d_o, at, x.o, at);
+    for (int64_t j : keys) {
+      const size_t key = x.key_at(j, head), value = x.value_at(j, head);
+      const float p = std::exp(x.scale() * x.dot(x.q, at, x.kv, key) - x.lse[i * in.h.heads + head]);
+      const float ds = bf16_rounded(p * (x.dot(x.d_o, at, x.kv, value) - d));
+      for (int64_t c = 0; c < in.h.head_dim; ++c) {
+        x.dq[at + c] += x.scale() * ds * x.kv[key + c];
+        x.dkv[key + c] += x.scale() * ds * x.q[at + c];
+        x.dkv[value + c] += bf16_rounded(p) * x.d_o[at + c];
+      }
+    }
+  });
+  x.dq = converted<float>(converted<bf16>(x.dq));
+  x.dkv = converted<float>(converted<bf16>(x.dkv));
+  return x;
+}
+
+void compare_f32(const Layout& layout, const Heads& h) {
+  SCOPED_TRACE(fmt::format("f32, {} heads, {} kv heads, head_dim {}", h.heads, h.kv_heads, h.head_dim));
+  Reference<double> expected = random_reference<float>(layout, h, 7);
+  expected.forward();
+  expected.backward();
+  const Tolerance tolerance(expected);
+  GpuOp<float> run(expected);
+  run.forward().backward();
+  EXPECT_LE(max_error(run.lse.download(), expected.lse), tolerance.lse);
+  EXPECT_LE(max_error(run.o.download(), expected.o), tolerance.o);
+  EXPECT_LE(max_error(run.dq.download(), expected.dq), tolerance.dq);
+  EXPECT_LE(max_error(run.dkv.download(), expected.dkv), tolerance.dkv);
+}
+
+// bf16 may err twice as much as a plain loop of the same precision; and, where that happens to err little, as f32 may.
+void compare_bf16(const Layout& layout, const Heads& h) {
+  SCOPED_TRACE(fmt::format("bf16, {} heads, {} kv heads, head_dim {}", h.heads, h.kv_heads, h.head_dim));
+  Reference<double> expected = random_reference<bf16>(layout, h, 11);
+  expected.forward();
+  expected.backward();
+  const Reference<float> plain =
+      h.head_dim == 64 || h.head_dim == 128 ? plain_bf16_loop(expected) : plain_loop<bf16>(expected);
+  GpuOp<bf16> run(expected);
+  run.forward().backward();
+  const Tolerance f32(expected);
+  EXPECT_LE(max_error(run.lse.download(), expected.lse), f32.lse);
+  EXPECT_LE(max_error(run.o.download(), expected.o), 2 * max_error(plain.o, expected.o) + f32.o);
+  EXPECT_LE(max_error(run.dq.download(), expected.dq), 2 * max_error(plain.dq, expected.dq) + f32.dq);
+  EXPECT_LE(max_error(run.dkv.download(), expected.dkv), 2 * max_error(plain.dkv, expected.dkv) + f32.dkv);
+}
+
+TEST(AttentionCuda, LengthsAroundTiles) {
+  for (int length : {1, 2, 31, 63, 64, 65, 128, 200}) {
+    SCOPED_TRACE(length);
+    compare_bf16(Layout().add(length, length), {1, 1, 64});
+    compare_bf16(Layout().add(length, length), {1, 1, 128});
+  }
+}
+
+TEST(AttentionCuda, RaggedWithPrefixesAndSubsets) {
+  for (const Heads& h : {Heads{1, 1, 64}, {2, 1, 128}, {4, 1, 64}, {6, 2, 64}}) compare_bf16(ragged(), h);
+}
+
+TEST(AttentionCuda, PrefixesShorterAndLongerThanATile) {
+  for (int prefix : {1, 30, 64, 130}) {
+    SCOPED_TRACE(prefix);
+    Layout layout;
+    layout.add(prefix, prefix);
+    layout.add(70, 70, 0, prefix).add(3, 3, 0, prefix).add(100, 2, 0, prefix);
+    compare_bf16(layout, {2, 2, 64});
+    compare_bf16(layout, {2, 1, 128});
+  }
+}
+
+// Two prefixes whose users alternate, with more queries than one block sums; one of them has no queries of its own.
+Layout many_users() {
+  Layout layout;
+  layout.add(20, 20).add(35, 0);
+  for (int i = 0; i < 60; ++i) layout.add(18 + 5 * i % 16, 1 + 7 * i % 18, i % 2 ? 0 : 20, i % 2 ? 20 : 55);
+  return layout;
+}
+TEST(AttentionCuda, PrefixesOfManySegments) {
+  Layout layout = many_users();
+  for (int i = 0; i < 50; ++i) layout.add(20, 20, i % 2 ? 0 : 20, i % 2 ? 20 : 55);
+  GpuOp<bf16> run(random_reference<bf16>(layout, {1, 1, 64}, 3));
+  EXPECT_GT(run.plan.gpu().key_sum_count, 1);  // the case that is meant
+  EXPECT_LE(run.plan.gpu().rows, layout.tokens / 2);
+  compare_bf16(layout, {2, 1, 64});
+  compare_f32(layout, {1, 1, 8});
+}
+
+TEST(AttentionCuda, PlainKernels) {
+  for (const Heads& h : {Heads{2, 1, 8}, {3, 1, 5}, {1, 1, 32}}) compare_f32(ragged(), h);
+  for (const Heads& h : {Heads{2, 2, 8}, {2, 1, 32}}) compare_bf16(ragged(), h);
+  const Layout short_ones = Layout().add(9, 9).add(40, 40, 0, 9).add(30, 2, 0, 9);
+  for (int head_dim : {64, 80, 1000}) compare_f32(short_ones, {2, 1, head_dim});
+  compare_bf16(short_ones, {4, 2, 80});
+}
+
+TEST(AttentionCuda, EmptyBatches) {
+  for (const Layout& layout : {Layout(), Layout().add(4, 0), Layout().add(0, 0).add(1, 1)}) {
+    compare_f32(layout, {2, 1, 8});
+    compare_bf16(layout, {2, 1, 64});
+  }
+}
+
+template <class T>
+void expect_clear_rows_of_no_segment(int64_t head_dim) {
+  Layout layout = Layout().add(5, 5).add(90, 90).add(6, 6);
+  layout.segments.erase(layout.segments.begin() + 1);
+  GpuOp<T> run(random_reference<T>(layout, {2, 1, head_dim}, 5));
+  run.forward().backward();
+  const std::vector<T> o = run.o.download(), dq = run.dq.download(), dkv = run.dkv.download();
+  for (int64_t i = 0; i < 101 * 2 * head_dim; ++i) {
+    const bool outside = i >= 5 * 2 * head_dim && i < 95 * 2 * head_dim;
+    ASSERT_EQ(std::isnan(static_cast<float>(o[i])), outside);
+    ASSERT_FALSE(std::isnan(static_cast<float>(dq[i])) || std::isnan(static_cast<float>(dkv[i])));
+    if (!outside) continue;
+    ASSERT_EQ(static_cast<float>(dq[i]), 0);
+    ASSERT_EQ(static_cast<float>(dkv[i]), 0);
+  }
+}
+TEST(AttentionCuda, RowsOfNoSegment) {
+  expect_clear_rows_of_no_segment<float>(8);
+  expect_clear_rows_of_no_segment<bf16>(64);
+  expect_clear_rows_of_no_segment<bf16>(128);
+}
+
+template <class T>
+void expect_same_bits_again(const Heads& h) {
+  const Reference<double> in = random_reference<T>(many_users(), h, 13);
+  GpuOp<T> one(in), two(in);
+  one.forward().backward();
+  two.forward().backward();
+  const auto same = [](const auto& a, const auto& b) {
+    const auto x = a.download(), y = b.download();
+    return std::memcmp(x.data(), y.data(), x.size() * sizeof x[0]) == 0;
+  };
+  EXPECT_TRUE(same(one.o, two.o) && same(one.lse, two.lse) && same(one.dq, two.dq) && same(one.dkv, two.dkv));
+}
+TEST(AttentionCuda, SameBitsAgain) {
+  expect_same_bits_again<float>({2, 1, 8});
+  expect_same_bits_again<bf16>({2, 1, 64});
+}
+
+// Scores from −10,240 to 10,240, and always one key ahead of the others, early or late.
+TEST(AttentionCuda, ExtremeScoresPickOneKey) {
+  constexpr int tokens = 100, dim = 64;  // scale 1/8
+  Reference<double> in = random_reference<bf16>(Layout().add(tokens, tokens), {1, 1, dim}, 5);
+  for (int token = 0; token < tokens; ++token)
+    for (int c = 0; c < dim; ++c) {
+      in.q[token * dim + c] = c == 0 ? 1024 : 0;
+      const double first = token == 1 ? 0 : token == 20 ? 40 : token == 77 ? 80 : -80;
+      in.kv[token * 2 * dim + c] = c == 0 ? first : 0;
+    }
+  GpuOp<bf16> run(in);
+  run.forward().backward();
+  const std::vector<bf16> o = run.o.download(), dq = run.dq.download();
+  const std::vector<float> lse = run.lse.download();
+  for (int token = 0; token < tokens; ++token) {
+    const int best = token < 1 ? 0 : token < 20 ? 1 : token < 77 ? 20 : 77;
+    const double score = 128 * in.kv[best * 2 * dim];
+    EXPECT_NEAR(lse[token], score, 4 * f32_unit * std::abs(score));
+    for (int c = 0; c < dim; ++c) {
+      EXPECT_EQ(static_cast<float>(o[token * dim + c]), in.kv[best * 2 * dim + dim + c]);
+      // dS is 0 but for the rounding of two sums of dim products.
+      const double ds = 2 * dim * dim * f32_unit * max_abs(in.d_o) * max_abs(in.kv);
+      EXPECT_NEAR(static_cast<float>(dq[token * dim + c]), 0, c == 0 ? ds * 80 / 8 : 0);
+    }
+  }
+}
+
+TEST(AttentionCuda, EqualScoresGiveTheMean) {
+  Reference<double> in = random_reference<bf16>(Layout().add(4, 0).add(130, 130, 0, 4), {1, 1, 64}, 5);
+  std::fill(in.q.begin(), in.q.end(), 0.0);
+  GpuOp<bf16> run(in);
+  run.forward();
+  in.forward();
+  EXPECT_LE(max_error(run.o.download(), in.o), 2 * max_error(plain_bf16_loop(in).o, in.o));
+  const std::vector<float> lse = run.lse.download();
+  for (int i = 0; i < 130; ++i) EXPECT_NEAR(lse[i], std::log(i + 5.0), 4e-6);
+}
+
+TEST(AttentionCuda, NanIsSeenAndStaysInItsSegment) {
+  Reference<double> in = random_reference<bf16>(Layout().add(20, 20).add(20, 20), {1, 1, 64}, 5);
+  in.q[22 * 64] = NAN;
+  GpuOp<bf16> run(in);
+  run.forward().backward();
+  const std::vector<bf16> o = run.o.download(), dkv = run.dkv.download();
+  EXPECT_TRUE(std::isnan(static_cast<float>(o[22 * 64])) && std::isnan(run.lse.download()[22]));
+  for (int i = 0; i < 20 * 64; ++i) ASSERT_FALSE(std::isnan(static_cast<float>(o[i])));
+  for (int i = 0; i < 20 * 128; ++i) ASSERT_FALSE(std::isnan(static_cast<float>(dkv[i])));
+}
+
+TEST(AttentionCuda, NeedsThePlansTablesOnTheDevice) {
+  GpuOp<float> run(random_reference<float>(Layout().add(4, 4), {1, 1, 8}, 1));
+  EXPECT_THROW(run.plan.set_device_tables(run.tables.tensor({3})), Error);
+  run.plan.set(run.layout.segments, run.layout.query_tokens, run.layout.tokens);
+  EXPECT_THROW(run.forward(), Error);
+  EXPECT_THROW(run.backward(), Error);
+}
+
+// What the main loops spend beside the tensor cores: a function of the PTX, which softgpu counts.
+TEST(AttentionCuda, InstructionsForEachMma) {
+  if (!softgpu_support::present()) GTEST_SKIP() << "counted by softgpu";
+  GpuOp<bf16> run(random_reference<bf16>(Layout().add(640, 640), {1, 1, 128}, 5));
+  softgpu_support::reset_counters();
+  run.forward().backward();
+  run.stream.synchronize();
+  for (const auto& [kernel, limit] :
+       {std::pair{"attention_forward_kernel", 3.0}, {"attention_dq_kernel", 4.0}, {"attention_dkv_kernel", 4.0}}) {
+    softgpu::Counters counted;
+    ASSERT_TRUE(softgpu_support::counters(kernel, counted)) << kernel;
+    const double others = static_cast<double>(counted.loop_instructions - counted.loop_mma) / counted.loop_mma;
+    fmt::print("{}: {:.2f} instructions beside each mma in the loop, {} bank conflicts there, {} in all\n", kernel,
+               others, counted.loop_shared_conflicts, counted.shared_conflicts);
+    EXPECT_LE(others, limit) << kernel;
+    EXPECT_EQ(counted.shared_conflicts, 0) << kernel;
+  }
+}
+
+}  // namespace
+}  // namespace notellm
