@@ -249,6 +249,17 @@ struct ReverseBits {
     return r;
   }
 };
+// bfind: the place of the highest bit that differs from the sign, or of the shift that brings it to the top; none: all ones.
+template <bool shift_amount>
+struct FindBit {
+  template <class T>
+  u32 operator()(T a) const {
+    const u32 bits = a < 0 ? ~static_cast<u32>(a) : static_cast<u32>(a);
+    if (bits == 0) return ~0u;
+    const auto zeros = static_cast<u32>(std::countl_zero(bits));
+    return shift_amount ? zeros : 31 - zeros;
+  }
+};
 struct FunnelLeft {
   u32 operator()(u32 a, u32 b, u32 c) const { return static_cast<u32>(((u64{b} << 32 | a) << (c & 31)) >> 32); }
 };
@@ -573,6 +584,13 @@ bool decode_bits(Decoder& decoder, const ParsedInstruction& from, Instruction& t
     to.run = unary<u32, u32, ReverseBits>;
     operands(decoder, from, to, type, 1);
     return true;
+  }
+  if (op == "bfind" && !wide) {
+    const bool amount = has_flag(from, "shiftamt");
+    if (type == "u32") to.run = amount ? unary<u32, u32, FindBit<true>> : unary<u32, u32, FindBit<false>>;
+    else if (type == "s32") to.run = amount ? unary<u32, s32, FindBit<true>> : unary<u32, s32, FindBit<false>>;
+    operands(decoder, from, to, type, 1);
+    return to.run != nullptr && from.flags.size() == (amount ? 2u : 1u);
   }
   if (op == "bfe") {
     to.run = type == "u32" ? ternary<u32, u32, u32, u32, ExtractField<u32>> : type == "s32" ? ternary<s32, s32, u32, u32, ExtractField<s32>>
