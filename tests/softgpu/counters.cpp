@@ -66,6 +66,11 @@ void count_launch(const Program& program, uint64_t threads) {
   c.threads += threads;
 }
 
+void count_call(const std::string& name) {
+  const std::lock_guard lock(mutex);
+  ++totals()[name].launches;
+}
+
 std::vector<std::pair<std::string, Counters>> all_counters() {
   const std::lock_guard lock(mutex);
   return {totals().begin(), totals().end()};
