@@ -33,6 +33,21 @@ std::string hexadecimal(uint64_t address) {
   return text;
 }
 
+// Where an address lies that no allocation holds.
+std::string near_what(const Warp& warp, uint64_t address) {
+  constexpr uint64_t near = 4096;
+  const auto& all = warp.run->allocations;
+  const auto after = std::upper_bound(all.begin(), all.end(), address,
+                                      [](uint64_t a, const Allocation& allocation) { return a < allocation.begin; });
+  const uint64_t behind = after == all.begin() ? ~uint64_t{0} : address - (after - 1)->end;
+  const uint64_t before = after == all.end() ? ~uint64_t{0} : after->begin - address;
+  if (behind <= before && behind < near)
+    return std::to_string(behind) + " bytes behind the end of " + describe(*(after - 1));
+  if (before < behind && before < near)
+    return std::to_string(before) + " bytes before the beginning of " + describe(*after);
+  return hexadecimal(address) + ", which is in no allocation";
+}
+
 [[noreturn]] void out_of_bounds(const Warp& warp, const Instruction& i, int lane, const std::string& text) {
   report_at(FindingKind::out_of_bounds, warp, i, lane, text);
   throw LaunchFailed{};
@@ -145,7 +160,7 @@ void access_global(Warp& warp, const Instruction& instruction, const Addresses& 
           warp, instruction, lane,
           std::to_string(bytes) + " bytes at " +
               (allocation ? "byte " + std::to_string(address - allocation->begin) + " of " + describe(*allocation)
-                          : hexadecimal(address) + ", which is in no allocation"));
+                          : near_what(warp, address)));
     Toucher* written = shadow::written + shadow::index(address);
     Toucher* read = shadow::read + shadow::index(address);
     const Self self = global_self(warp, lane, access == Access::atomic);

@@ -26,7 +26,7 @@ struct Place {         // where; what does not apply stays as it is
   std::string kernel;  // demangled, without arguments; or the library call
   std::string file;
   int line = 0;
-  std::string inlined_file;  // of a function that was inlined into that line; "": none
+  std::string inlined_file = {};  // of a function that was inlined into that line; "": none
   int inlined_line = 0;
   int64_t block[3] = {-1, -1, -1}, thread[3] = {-1, -1, -1};
 };

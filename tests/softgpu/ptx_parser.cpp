@@ -2,6 +2,7 @@
 
 #include <cctype>
 #include <cstring>
+#include <filesystem>
 #include <stdexcept>
 
 namespace softgpu {
@@ -139,7 +140,7 @@ class Parser {
     expect(".file");
     const int number = static_cast<int>(integer());
     std::string name = next();
-    module_.files[number] = name.substr(1, name.size() - 2);
+    module_.files[number] = std::filesystem::path(name.substr(1, name.size() - 2)).lexically_normal();
     while (accept(",")) ++at_;
   }
 
