@@ -202,7 +202,7 @@ void run_warp(Warp& warp) {
         continue;
       }
       if (i.control == Control::branch) {
-        count(warp, i, mask);
+        count(warp, i, lanes_here);  // the predicate is what it decides on
         const auto target = static_cast<uint32_t>(i.immediate);
         if (mask == lanes_here)
           pc = target;
