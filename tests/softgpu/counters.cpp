@@ -31,18 +31,34 @@ void add_tallies(const Program& program, const std::vector<Tally>& tallies) {
     c.instructions += t.warps;
     c.thread_instructions += t.threads;
     switch (instruction.kind) {
-      case InstructionClass::mma: c.mma += t.warps, c.mma_flops += t.warps * flops_of_mma; break;
-      case InstructionClass::ldmatrix: c.ldmatrix += t.warps; break;
-      case InstructionClass::shared: c.shared += t.warps; break;
-      case InstructionClass::global: c.global += t.warps; break;
-      case InstructionClass::control: c.control += t.warps; break;
-      case InstructionClass::sync: c.sync += t.warps; break;
-      case InstructionClass::special: c.special += t.warps; break;
-      case InstructionClass::other: c.other += t.warps; break;
+      case InstructionClass::mma:
+        c.mma += t.warps, c.mma_flops += t.warps * flops_of_mma;
+        break;
+      case InstructionClass::ldmatrix:
+        c.ldmatrix += t.warps;
+        break;
+      case InstructionClass::shared:
+        c.shared += t.warps;
+        break;
+      case InstructionClass::global:
+        c.global += t.warps;
+        break;
+      case InstructionClass::control:
+        c.control += t.warps;
+        break;
+      case InstructionClass::sync:
+        c.sync += t.warps;
+        break;
+      case InstructionClass::special:
+        c.special += t.warps;
+        break;
+      case InstructionClass::other:
+        c.other += t.warps;
+        break;
     }
     if (instruction.kind == InstructionClass::global) {
-      const bool reads = !opcode.starts_with("st."), writes = opcode.starts_with("st.") || opcode.starts_with("atom") ||
-                                                              opcode.starts_with("red");
+      const bool reads = !opcode.starts_with("st."),
+                 writes = opcode.starts_with("st.") || opcode.starts_with("atom") || opcode.starts_with("red");
       if (reads) c.global_read_bytes += t.bytes, c.global_read_sectors += t.sectors, c.global_fetched_sectors += t.fetched;
       if (writes) c.global_write_bytes += t.bytes, c.global_write_sectors += t.sectors;
     }
