@@ -100,8 +100,8 @@ void report_global(const Warp& warp, const Instruction& i, int lane, unsigned wr
     }
 }
 
-// 32-byte sectors of a request.
-uint32_t count_sectors(const Addresses& a) {
+// The 32-byte sectors of a request, each once: how many, and how many of them were not in the block's cache.
+void count_sectors(const Addresses& a, Block& block, bool reads, Tally& tally) {
   uint64_t sectors[2 * lanes];
   int n = 0;
   bool ascending = true;
@@ -113,9 +113,16 @@ uint32_t count_sectors(const Addresses& a) {
       sectors[n++] = s;
     }
   });
-  if (ascending) return static_cast<uint32_t>(n);
-  std::sort(sectors, sectors + n);
-  return static_cast<uint32_t>(std::unique(sectors, sectors + n) - sectors);
+  if (!ascending) {
+    std::sort(sectors, sectors + n);
+    n = static_cast<int>(std::unique(sectors, sectors + n) - sectors);
+  }
+  tally.sectors += static_cast<uint64_t>(n);
+  for (int i = 0; reads && i < n; ++i) {
+    uint64_t& tag = block.cache[sectors[i] % cached_sectors];
+    tally.fetched += tag != sectors[i];
+    tag = sectors[i];
+  }
 }
 
 }  // namespace
@@ -180,7 +187,7 @@ void access_global(Warp& warp, const Instruction& instruction, const Addresses& 
   });
   Tally& tally = warp.run->tallies[instruction.index];
   tally.bytes += static_cast<uint64_t>(std::popcount(addresses.mask)) * bytes;
-  tally.sectors += count_sectors(addresses);
+  count_sectors(addresses, *warp.block, access == Access::read, tally);
 }
 
 uint32_t bank_conflicts(const Addresses& a) {

@@ -59,7 +59,8 @@ void add_tallies(const Program& program, const std::vector<Tally>& tallies) {
     if (instruction.kind == InstructionClass::global) {
       const bool reads = !opcode.starts_with("st."),
                  writes = opcode.starts_with("st.") || opcode.starts_with("atom") || opcode.starts_with("red");
-      if (reads) c.global_read_bytes += t.bytes, c.global_read_sectors += t.sectors;
+      if (reads)
+        c.global_read_bytes += t.bytes, c.global_read_sectors += t.sectors, c.global_fetched_sectors += t.fetched;
       if (writes) c.global_write_bytes += t.bytes, c.global_write_sectors += t.sectors;
     }
     if (instruction.kind == InstructionClass::shared || instruction.kind == InstructionClass::ldmatrix)
@@ -80,6 +81,11 @@ void count_launch(const Program& program, uint64_t threads) {
   Counters& c = totals()[program.readable];
   ++c.launches;
   c.threads += threads;
+}
+
+void count_call(const std::string& name) {
+  const std::lock_guard lock(mutex);
+  ++totals()[name].launches;
 }
 
 std::vector<std::pair<std::string, Counters>> all_counters() {

@@ -113,6 +113,8 @@ bool decode_float(Decoder& decoder, const ParsedInstruction& from, Instruction& 
       to.run = float_unary<Negate>(from);
     else if (op == "abs")
       to.run = float_unary<Absolute>(from);
+    else if (op == "rcp" && type == "f64" && has_flag(from, "ftz"))
+      to.run = unary<double, double, CoarseReciprocal>;
     else if (op == "rcp")
       to.run = float_unary<Reciprocal>(from);
     else if (op == "sqrt")

@@ -86,6 +86,7 @@ void start_block(Block& block, uint64_t number) {
   block.shared_written.assign(block.shared_bytes / 2 + 32, 0);
   block.shared_read.assign(block.shared_bytes / 2 + 32, 0);
   block.barrier_epoch = 0;
+  block.cache.assign(cached_sectors, 0);
   block.local.assign(static_cast<size_t>(program.local_bytes) * warps * lanes, std::byte{0xff});
   for (size_t w = 0; w < warps; ++w) {
     Warp& warp = block.warps[w];

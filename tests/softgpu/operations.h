@@ -230,6 +230,12 @@ struct Reciprocal {
     return T(1) / a;
   }
 };
+// rcp.approx.ftz.f64: of the upper half of the bits of both, without subnormals (PTX ISA, rcp.approx.ftz.f64).
+struct CoarseReciprocal {
+  static double upper(double x) { return std::bit_cast<double>(std::bit_cast<u64>(x) & 0xffffffff00000000u); }
+  static double normal(double x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0, x) : x; }
+  double operator()(double a) const { return normal(upper(1.0 / normal(upper(a)))); }
+};
 struct Root {
   template <class T>
   T operator()(T a) const {
@@ -279,6 +285,18 @@ struct ReverseBits {
     T r = 0;
     for (int k = 0; k < bits; ++k) r |= (a >> k & 1) << (bits - 1 - k);
     return r;
+  }
+};
+// bfind: the place of the highest bit that differs from the sign, or of the shift that brings it to the top; none: all
+// ones.
+template <bool shift_amount>
+struct FindBit {
+  template <class T>
+  u32 operator()(T a) const {
+    const u32 bits = a < 0 ? ~static_cast<u32>(a) : static_cast<u32>(a);
+    if (bits == 0) return ~0u;
+    const auto zeros = static_cast<u32>(std::countl_zero(bits));
+    return shift_amount ? zeros : 31 - zeros;
   }
 };
 // shf: most = 31 is .wrap, which takes the shift modulo 32; 32 is .clamp.

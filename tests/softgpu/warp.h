@@ -36,6 +36,7 @@ static_assert(work_shift + work_bits == 64);
 struct Tally {
   uint64_t warps = 0, threads = 0;
   uint64_t bytes = 0, sectors = 0, conflicts = 0;
+  uint64_t fetched = 0;  // sectors that the block's first-level cache did not hold
 };
 
 // What the blocks of a launch that run on one thread share.
@@ -89,6 +90,10 @@ struct Warp {
   }
 };
 
+// A stand-in for the first-level cache, of one block: 128 KiB, direct-mapped, a tag for each 32-byte sector. Reads
+// only.
+constexpr size_t cached_sectors = 4096;
+
 struct Block {
   Run* run;
   uint32_t id[3];
@@ -101,6 +106,7 @@ struct Block {
   uint64_t barrier_epoch = 0;
   std::vector<std::byte> local;  // [threads][local bytes]
   uint32_t shared_bytes = 0;
+  std::vector<uint64_t> cache;  // [cached_sectors] number of the sector that is there; 0: none
 };
 
 // Words for a blend: all ones where the lane is in the mask.
