@@ -59,7 +59,8 @@ void add_tallies(const Program& program, const std::vector<Tally>& tallies) {
     if (instruction.kind == InstructionClass::global) {
       const bool reads = !opcode.starts_with("st."),
                  writes = opcode.starts_with("st.") || opcode.starts_with("atom") || opcode.starts_with("red");
-      if (reads) c.global_read_bytes += t.bytes, c.global_read_sectors += t.sectors, c.global_fetched_sectors += t.fetched;
+      if (reads)
+        c.global_read_bytes += t.bytes, c.global_read_sectors += t.sectors, c.global_fetched_sectors += t.fetched;
       if (writes) c.global_write_bytes += t.bytes, c.global_write_sectors += t.sectors;
     }
     if (instruction.kind == InstructionClass::shared || instruction.kind == InstructionClass::ldmatrix)

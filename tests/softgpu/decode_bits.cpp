@@ -123,20 +123,6 @@ bool decode_count(Decoder& decoder, const ParsedInstruction& from, Instruction& 
   return true;
 }
 
-bool decode_find(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
-  const std::string& type = from.flags.back();
-  const bool amount = from.flags[0] == "shiftamt";
-  if (from.flags.size() != (amount ? 2u : 1u)) return false;
-  if (type == "u32")
-    to.run = amount ? unary<u32, u32, FindBit<true>> : unary<u32, u32, FindBit<false>>;
-  else if (type == "s32")
-    to.run = amount ? unary<u32, s32, FindBit<true>> : unary<u32, s32, FindBit<false>>;
-  else
-    return false;
-  operands(decoder, from, to, type, 1);
-  return true;
-}
-
 // bfe, bfi, lop3, prmt, shf: three operands, those after the first of 32 bits, and perhaps one more.
 bool decode_field(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
   const std::string& op = from.opcode;
@@ -174,6 +160,18 @@ bool decode_field(Decoder& decoder, const ParsedInstruction& from, Instruction& 
   to.a = decoder.typed(from.operands[1], type);
   to.b = decoder.operand(from.operands[2], 4);
   to.c = decoder.operand(from.operands[3], 4);
+  return true;
+}
+
+bool decode_highest_bit(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
+  const std::string& type = from.flags.back();
+  const bool amount = has_flag(from, "shiftamt");
+  if (from.flags.size() != (amount ? 2u : 1u) || (type != "u32" && type != "s32")) return false;
+  if (type == "u32")
+    to.run = amount ? unary<u32, u32, FindBit<true>> : unary<u32, u32, FindBit<false>>;
+  else
+    to.run = amount ? unary<u32, s32, FindBit<true>> : unary<u32, s32, FindBit<false>>;
+  operands(decoder, from, to, type, 1);
   return true;
 }
 
@@ -267,7 +265,7 @@ bool decode_bits(Decoder& decoder, const ParsedInstruction& from, Instruction& t
   if (op == "setp") return decode_comparison(decoder, from, to);
   if (op == "selp") return decode_selection(decoder, from, to);
   if (op == "popc" || op == "clz" || op == "brev") return decode_count(decoder, from, to);
-  if (op == "bfind") return decode_find(decoder, from, to);
+  if (op == "bfind") return decode_highest_bit(decoder, from, to);
   if (op == "bfe" || op == "bfi" || op == "lop3" || op == "prmt" || op == "shf") return decode_field(decoder, from, to);
   return false;
 }

@@ -1,5 +1,6 @@
 // ldmatrix and mma.sync, by the fragment layouts of the PTX ISA (Warp Level Matrix Instructions).
 #include <bit>
+#include <cmath>
 #include <set>
 
 #include "tests/softgpu/accesses.h"
@@ -74,7 +75,7 @@ void multiply(Warp& warp, const Instruction& i, uint32_t mask) {
     float sum[8];
     for (int n = 0; n < 8; ++n) sum[n] = c[row][n];
     for (int k = 0; k < 16; ++k)
-      for (int n = 0; n < 8; ++n) sum[n] += a[row][k] * b[k][n];
+      for (int n = 0; n < 8; ++n) sum[n] = std::fma(a[row][k], b[k][n], sum[n]);
     for (int n = 0; n < 8; ++n) c[row][n] = sum[n];
   }
   for (int k = 0; k < 4; ++k) {

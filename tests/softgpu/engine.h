@@ -57,7 +57,7 @@ struct Counters {
   uint64_t global_read_bytes = 0, global_write_bytes = 0;      // that threads asked for
   uint64_t global_read_sectors = 0, global_write_sectors = 0;  // 32 bytes each, counted per request
   uint64_t global_fetched_sectors = 0;  // of those read, what a first-level cache of the block's own would not hold
-  uint64_t shared_requests = 0, shared_conflicts = 0;          // conflicts: cycles beyond the fewest possible
+  uint64_t shared_requests = 0, shared_conflicts = 0;  // conflicts: cycles beyond the fewest possible
   // Instructions of the innermost loop that holds most of the kernel's mma, and the mma among them.
   uint64_t loop_instructions = 0, loop_mma = 0, loop_shared_conflicts = 0;
 };

@@ -230,6 +230,12 @@ struct Reciprocal {
     return T(1) / a;
   }
 };
+// rcp.approx.ftz.f64: of the upper half of the bits of both, without subnormals (PTX ISA, rcp.approx.ftz.f64).
+struct CoarseReciprocal {
+  static double upper(double x) { return std::bit_cast<double>(std::bit_cast<u64>(x) & 0xffffffff00000000u); }
+  static double normal(double x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0, x) : x; }
+  double operator()(double a) const { return normal(upper(1.0 / normal(upper(a)))); }
+};
 struct Root {
   template <class T>
   T operator()(T a) const {
@@ -271,12 +277,6 @@ struct Saturated {  // .sat
     const auto y = F{}(x...);
     return y != y || y < 0 ? decltype(y)(0) : y > 1 ? decltype(y)(1) : y;
   }
-};
-// rcp.approx.ftz.f64: of the upper half of the bits of both, without subnormals (PTX ISA, rcp.approx.ftz.f64).
-struct CoarseReciprocal {
-  static double upper(double x) { return std::bit_cast<double>(std::bit_cast<u64>(x) & 0xffffffff00000000u); }
-  static double normal(double x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0, x) : x; }
-  double operator()(double a) const { return normal(upper(1.0 / normal(upper(a)))); }
 };
 struct ReverseBits {
   template <class T>

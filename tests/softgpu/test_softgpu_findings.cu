@@ -41,17 +41,21 @@ class SoftgpuFindings : public testing::Test {
     EXPECT_EQ(take_findings(), "");
   }
   // One of the findings so far, which are then forgotten, has all of these parts.
-  void expect_finding(const std::string& kind, const std::string& name, const std::string& where, const std::string& text) {
+  void expect_finding(const std::string& kind, const std::string& name, const std::string& where,
+                      const std::string& text) {
     const std::string all = take_findings();
-    const std::string parts[] = {kind + " in " + name + " at ", "test_softgpu_findings.cu:" + line_of(name), where, text};
+    const std::string parts[] = {kind + " in " + name + " at ", "test_softgpu_findings.cu:" + line_of(name), where,
+                                 text};
     bool found = false;
     for (size_t at = 0; at < all.size();) {
       const size_t next = std::min(all.find("softgpu: ", at + 1), all.size());
       const std::string finding = all.substr(at, next - at);
-      found |= std::all_of(std::begin(parts), std::end(parts), [&](const std::string& part) { return finding.find(part) != std::string::npos; });
+      found |= std::all_of(std::begin(parts), std::end(parts),
+                           [&](const std::string& part) { return finding.find(part) != std::string::npos; });
       at = next;
     }
-    EXPECT_TRUE(found) << kind << " in " << name << ", line " << line_of(name) << ", " << where << ", " << text << "\n" << all;
+    EXPECT_TRUE(found) << kind << " in " << name << ", line " << line_of(name) << ", " << where << ", " << text << "\n"
+                       << all;
   }
   void expect_bug(void (*kernel)(int*, int*), dim3 grid, dim3 block, const std::string& kind, const std::string& name,
                   const std::string& where, const std::string& text, int dynamic = 0) {
@@ -120,7 +124,8 @@ TEST_F(SoftgpuFindings, BeforeTheBeginning) {
              "4 bytes before the beginning of 4096 bytes");
 }
 TEST_F(SoftgpuFindings, OneByteBeyond) {
-  expect_bug(one_byte_beyond, 1, 8, "out_of_bounds", "one_byte_beyond", "thread (7, 0, 0)", "1 bytes at 0 bytes behind");
+  expect_bug(one_byte_beyond, 1, 8, "out_of_bounds", "one_byte_beyond", "thread (7, 0, 0)",
+             "1 bytes at 0 bytes behind");
 }
 TEST_F(SoftgpuFindings, FarAway) {
   expect_bug(far_away, 1, 1, "out_of_bounds", "far_away", "block (0, 0, 0), thread (0, 0, 0)", "in no allocation");
@@ -130,10 +135,12 @@ TEST_F(SoftgpuFindings, AfterFree) {
   expect_bug(one_too_many, 1, 256, "out_of_bounds", "one_too_many", "thread (0, 0, 0)", "");
 }
 TEST_F(SoftgpuFindings, SharedBounds) {
-  expect_bug(shared_too_far, 1, 64, "out_of_bounds", "shared_too_far", "thread (32, 0, 0)", "the block's 128 bytes", 128);
+  expect_bug(shared_too_far, 1, 64, "out_of_bounds", "shared_too_far", "thread (32, 0, 0)", "the block's 128 bytes",
+             128);
 }
 TEST_F(SoftgpuFindings, LocalBounds) {
-  expect_bug(local_too_far, 1, 5, "out_of_bounds", "local_too_far", "thread (4, 0, 0)", "byte 16 of 16 bytes of local memory");
+  expect_bug(local_too_far, 1, 5, "out_of_bounds", "local_too_far", "thread (4, 0, 0)",
+             "byte 16 of 16 bytes of local memory");
 }
 TEST_F(SoftgpuFindings, Misaligned) {
   expect_bug(misaligned, 1, 32, "misaligned", "misaligned", "thread (1, 0, 0)", "16 bytes at address");
@@ -158,7 +165,8 @@ TEST_F(SoftgpuFindings, NeverWritten) {
   expect_bug(reads_fresh, 2, 32, "uninitialized", "reads_fresh", "thread (0, 0, 0)", "reads byte 0 of 4096 bytes");
 }
 TEST_F(SoftgpuFindings, NeverWrittenShared) {
-  expect_bug(reads_fresh_shared, 1, 64, "uninitialized", "reads_fresh_shared", "thread (32, 0, 0)", "reads shared byte 128");
+  expect_bug(reads_fresh_shared, 1, 64, "uninitialized", "reads_fresh_shared", "thread (32, 0, 0)",
+             "reads shared byte 128");
 }
 TEST_F(SoftgpuFindings, NeverWrittenAtomic) {
   y_ = fresh_;
@@ -280,7 +288,8 @@ __global__ void wait_without_barrier(int* x, int* y) {
 }
 __global__ void open_at_the_end(int* x, int*) {
   __shared__ int s[32];
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(s + threadIdx.x)), "l"(x) : "memory");  // BUG open_at_the_end
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(s + threadIdx.x)), "l"(x)
+               : "memory");  // BUG open_at_the_end
   commit();
 }
 TEST_F(SoftgpuFindings, AsyncCopies) {
@@ -288,7 +297,8 @@ TEST_F(SoftgpuFindings, AsyncCopies) {
   int y = 0;
   CUDA(cudaMemcpy(&y, y_, sizeof y, cudaMemcpyDeviceToHost));
   EXPECT_EQ(y, -1);  // NaN, as a float
-  expect_bug(wait_without_barrier, 1, 32, "race", "wait_without_barrier", "thread (0, 0, 0)", "thread (31, 0, 0) wrote");
+  expect_bug(wait_without_barrier, 1, 32, "race", "wait_without_barrier", "thread (0, 0, 0)",
+             "thread (31, 0, 0) wrote");
   expect_bug(open_at_the_end, 1, 32, "missing_wait", "open_at_the_end", "thread (0, 0, 0)", "the block ends");
 }
 
@@ -346,7 +356,8 @@ __global__ void warp_staging(int* x, int* y) {
   }
 }
 __global__ void grid_stride(int* x, int* y) {
-  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < words; i += static_cast<int>(gridDim.x * blockDim.x))
+  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < words;
+       i += static_cast<int>(gridDim.x * blockDim.x))
     y[i] = 2 * x[i];
 }
 __global__ void counting(int* x, int* y) {

@@ -118,10 +118,10 @@ TEST(Instructions, Bits) {
   check("popc.b64 %r9, %rd1;", 'r', {{-1, 0, 0, 64}});
   check("clz.b32 %r9, %r1;", 'r', {{0, 0, 0, 32}, {1, 0, 0, 31}, {-1, 0, 0, 0}});
   check("clz.b64 %r9, %rd1;", 'r', {{0, 0, 0, 64}, {1, 0, 0, 63}});
+  check("bfind.u32 %r9, %r1;", 'r', {{0, 0, 0, -1}, {1, 0, 0, 0}, {-1, 0, 0, 31}});
+  check("bfind.s32 %r9, %r1;", 'r', {{0, 0, 0, -1}, {-1, 0, 0, -1}, {-3, 0, 0, 1}, {5, 0, 0, 2}});
+  check("bfind.shiftamt.u32 %r9, %r1;", 'r', {{0, 0, 0, -1}, {1, 0, 0, 31}});
   check("brev.b32 %r9, %r1;", 'r', {{1, 0, 0, 0x80000000}, {0x12345678, 0, 0, 0x1e6a2c48}});
-  check("bfind.u32 %r9, %r1;", 'r', {{1, 0, 0, 0}, {0x00f00000, 0, 0, 23}, {0, 0, 0, 0xffffffff}});
-  check("bfind.s32 %r9, %r1;", 'r', {{0xfffffffe, 0, 0, 0}, {0xff000000, 0, 0, 23}, {0xffffffff, 0, 0, 0xffffffff}});
-  check("bfind.shiftamt.u32 %r9, %r1;", 'r', {{1, 0, 0, 31}, {0x00f00000, 0, 0, 8}, {0, 0, 0, 0xffffffff}});
   check("brev.b64 %rd9, %rd1;", 'd', {{1, 0, 0, min64}, {2, 0, 0, int64_t{1} << 62}});
   check("lop3.b32 %r9, %r1, %r2, %r3, 0xE8;", 'r', {{12, 10, 9, 8 | (12 & 9) | (10 & 9)}});  // majority
   check("lop3.b32 %r9, %r1, %r2, %r3, 0x30;", 'r', {{12, 10, 7, 4}});                        // a & ~b
@@ -197,6 +197,9 @@ TEST(Instructions, Floats) {
   check("fma.rn.f64 %fd9, %fd1, %fd2, %fd3;", 'F', {{2.0, 3.0, 4.0, 10.0}});
   check("div.rn.f64 %fd9, %fd1, %fd2;", 'F', {{1.0, 3.0, 0, 1.0 / 3.0}});
   check("sqrt.rn.f64 %fd9, %fd1;", 'F', {{2.0, 0, 0, std::sqrt(2.0)}});
+  check("rcp.rn.f64 %fd9, %fd1;", 'F', {{3.0, 0, 0, 1.0 / 3.0}});
+  check("rcp.approx.ftz.f64 %fd9, %fd1;", 'F',
+        {{4.0, 0, 0, 0.25}, {3.0, 0, 0, std::bit_cast<double>(uint64_t{0x3fd5555500000000})}});
   check("mul.f64 %fd9, %fd1, 0d4000000000000000;", 'F', {{1.5, 0, 0, 3.0}});
 }
 

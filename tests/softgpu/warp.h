@@ -90,7 +90,8 @@ struct Warp {
   }
 };
 
-// A stand-in for the first-level cache, of one block: 128 KiB, direct-mapped, a tag for each 32-byte sector. Reads only.
+// A stand-in for the first-level cache, of one block: 128 KiB, direct-mapped, a tag for each 32-byte sector. Reads
+// only.
 constexpr size_t cached_sectors = 4096;
 
 struct Block {
@@ -105,7 +106,7 @@ struct Block {
   uint64_t barrier_epoch = 0;
   std::vector<std::byte> local;  // [threads][local bytes]
   uint32_t shared_bytes = 0;
-  std::vector<uint64_t> cache;             // [cached_sectors] number of the sector that is there; 0: none
+  std::vector<uint64_t> cache;  // [cached_sectors] number of the sector that is there; 0: none
 };
 
 // Words for a blend: all ones where the lane is in the mask.
