@@ -43,7 +43,8 @@ struct SdpaGraph {
   // [sequences, heads, rows, columns] of a packed matrix of `width` columns; transposed: columns before rows.
   Node packed(int64_t heads, int64_t width, Node offsets, bool transposed = false) {
     const int64_t d = s.head_dim, n = s.longest;
-    if (transposed) return graph.data(CUDNN_DATA_BFLOAT16, {s.sequences, heads, d, n}, {n * width, d, 1, width}, offsets);
+    if (transposed)
+      return graph.data(CUDNN_DATA_BFLOAT16, {s.sequences, heads, d, n}, {n * width, d, 1, width}, offsets);
     return graph.data(CUDNN_DATA_BFLOAT16, {s.sequences, heads, n, d}, {n * width, d, width, 1}, offsets);
   }
   Node temporary(cudnnDataType_t type, const Dims& dims) { return graph.temporary(type, dims, dense(dims)); }
@@ -145,8 +146,8 @@ void SdpaGraph::add_backward() {
     graph.reshape(x, to);
     return to;
   };
-  const Node p = graph.pointwise(
-      CUDNN_POINTWISE_EXP, mask_future(graph.pointwise(CUDNN_POINTWISE_SUB, mask_padding(scaled_scores()), lse)));
+  const Node p = graph.pointwise(CUDNN_POINTWISE_EXP,
+                                 mask_future(graph.pointwise(CUDNN_POINTWISE_SUB, mask_padding(scaled_scores()), lse)));
   key_gradient(transpose(p), d_o, dv);
 
   const Node dp = temporary(CUDNN_DATA_FLOAT, scores);
@@ -276,12 +277,18 @@ struct Pack {
   Pack(const SdpaGraph& g, const CudnnSequences& s, const Tensor& q, const Tensor& kv, const Tensor& o,
        const Tensor& lse)
       : scale(1.0f / std::sqrt(static_cast<float>(s.heads().head_dim))) {
-    entries = {{g.lengths, s.device_table(0)},        {g.q_offsets, s.device_table(1)},
-               {g.kv_offsets, s.device_table(2)},     {g.lse_offsets, s.device_table(3)},
-               {g.q, q.data},                         {g.k, kv.data},
-               {g.v, values(s, kv)},                  {g.o, o.data},
-               {g.lse, lse.data},                     {g.scale, &scale},
-               {g.padding_value, &minus_infinity},    {g.mask_value, &minus_infinity}};
+    entries = {{g.lengths, s.device_table(0)},
+               {g.q_offsets, s.device_table(1)},
+               {g.kv_offsets, s.device_table(2)},
+               {g.lse_offsets, s.device_table(3)},
+               {g.q, q.data},
+               {g.k, kv.data},
+               {g.v, values(s, kv)},
+               {g.o, o.data},
+               {g.lse, lse.data},
+               {g.scale, &scale},
+               {g.padding_value, &minus_infinity},
+               {g.mask_value, &minus_infinity}};
   }
   Pack(const Pack&) = delete;
   static const void* values(const CudnnSequences& s, const Tensor& kv) {

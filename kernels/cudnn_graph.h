@@ -84,7 +84,8 @@ class Graph {
     Dims dims, strides;
     Descriptor descriptor;
   };
-  Tensor add(cudnnDataType_t type, const Dims& dims, const Dims& strides, Tensor ragged, bool is_virtual, bool by_value);
+  Tensor add(cudnnDataType_t type, const Dims& dims, const Dims& strides, Tensor ragged, bool is_virtual,
+             bool by_value);
   void pointwise(Descriptor mode, Tensor x, Tensor b, Tensor t, Tensor to);
 
   std::vector<Entry> tensors_;

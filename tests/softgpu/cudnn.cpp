@@ -57,12 +57,13 @@ std::span<const Attribute> attributes_of(cudnnBackendDescriptorType_t type) {
                                          {CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, 1, 1, 1},
                                          one_node(CUDNN_ATTR_TENSOR_RAGGED_OFFSET_DESC, false)};
   static constexpr Attribute matmul[] = {{CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 4, 1, 1}};
-  static constexpr Attribute matmul_operation[] = {
-      one_node(CUDNN_ATTR_OPERATION_MATMUL_ADESC), one_node(CUDNN_ATTR_OPERATION_MATMUL_BDESC),
-      one_node(CUDNN_ATTR_OPERATION_MATMUL_CDESC), one_node(CUDNN_ATTR_OPERATION_MATMUL_DESC),
-      one_node(CUDNN_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, false),
-      one_node(CUDNN_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, false),
-      one_node(CUDNN_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, false)};
+  static constexpr Attribute matmul_operation[] = {one_node(CUDNN_ATTR_OPERATION_MATMUL_ADESC),
+                                                   one_node(CUDNN_ATTR_OPERATION_MATMUL_BDESC),
+                                                   one_node(CUDNN_ATTR_OPERATION_MATMUL_CDESC),
+                                                   one_node(CUDNN_ATTR_OPERATION_MATMUL_DESC),
+                                                   one_node(CUDNN_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, false),
+                                                   one_node(CUDNN_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, false),
+                                                   one_node(CUDNN_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, false)};
   static constexpr Attribute pointwise[] = {{CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 4, 1, 1},
                                             {CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 4, 1, 1},
                                             {CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, 8, 1, 1, false}};
@@ -215,9 +216,8 @@ cudnnStatus_t heuristics_results(const CudnnNode& heuristics, int64_t requested,
 
 cudnnStatus_t execute(cudnnHandle_t handle, const CudnnNode& plan, const CudnnNode& pack) {
   constexpr const char* call = "cudnnBackendExecute";
-  const auto graph = plan.node(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
-                         ->values.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)
-                         .nodes[0];
+  const auto graph =
+      plan.node(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)->values.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH).nodes[0];
   std::map<int64_t, const CudnnNode*> tensors;
   graph_problem(*graph, tensors);
   std::map<int64_t, const void*> pointers;

@@ -47,8 +47,8 @@ std::string tensor_problem(const CudnnNode& node) {
 }
 
 std::string matmul_problem(const CudnnNode& node) {
-  const CudnnTensor a(*node.node(CUDNN_ATTR_OPERATION_MATMUL_ADESC)),
-      b(*node.node(CUDNN_ATTR_OPERATION_MATMUL_BDESC)), c(*node.node(CUDNN_ATTR_OPERATION_MATMUL_CDESC));
+  const CudnnTensor a(*node.node(CUDNN_ATTR_OPERATION_MATMUL_ADESC)), b(*node.node(CUDNN_ATTR_OPERATION_MATMUL_BDESC)),
+      c(*node.node(CUDNN_ATTR_OPERATION_MATMUL_CDESC));
   const bool fit = a.dims[0] == b.dims[0] && a.dims[0] == c.dims[0] && a.dims[1] == c.dims[1] &&
                    a.dims[1] % b.dims[1] == 0 && a.dims[2] == c.dims[2] && a.dims[3] == b.dims[2] &&
                    b.dims[3] == c.dims[3];

@@ -223,8 +223,9 @@ class Run {
   void reduction(const CudnnNode& op) {
     const CudnnTensor tx(*op.node(CUDNN_ATTR_OPERATION_REDUCTION_XDESC)),
         ty(*op.node(CUDNN_ATTR_OPERATION_REDUCTION_YDESC));
-    const bool is_max = op.node(CUDNN_ATTR_OPERATION_REDUCTION_DESC)
-                            ->get<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR) == CUDNN_REDUCE_TENSOR_MAX;
+    const bool is_max =
+        op.node(CUDNN_ATTR_OPERATION_REDUCTION_DESC)->get<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR) ==
+        CUDNN_REDUCE_TENSOR_MAX;
     const Array& x = load(op.node(CUDNN_ATTR_OPERATION_REDUCTION_XDESC));
     Array y(ty.elements(), is_max ? -INFINITY : 0.0f);
     const auto group = [&](int i) { return tx.dims[i] / ty.dims[i]; };  // neighbours that become one
@@ -267,13 +268,13 @@ void run_cudnn_graph(void* stream, std::shared_ptr<const CudnnNode> graph, std::
                      std::map<int64_t, float> scalars, const void* workspace, int64_t workspace_bytes) {
   enqueue(stream, call,
           [graph, pack = std::move(pack), scalars = std::move(scalars), workspace, workspace_bytes](WorkId work) {
-    Run run(pack, scalars, work);
-    if (!run.write_workspace(workspace, workspace_bytes)) return;
-    for (const auto& op : graph->values.at(CUDNN_ATTR_OPERATIONGRAPH_OPS).nodes) {
-      run.operation(*op);
-      if (!run.good()) return;
-    }
-  });
+            Run run(pack, scalars, work);
+            if (!run.write_workspace(workspace, workspace_bytes)) return;
+            for (const auto& op : graph->values.at(CUDNN_ATTR_OPERATIONGRAPH_OPS).nodes) {
+              run.operation(*op);
+              if (!run.good()) return;
+            }
+          });
 }
 
 }  // namespace softgpu

@@ -93,7 +93,7 @@ class AttentionCudnn : public ::testing::Test {
  protected:
   void SetUp() override {
     if (gpu::device_info().major >= 9) return;
-    EXPECT_ERROR(CudnnAttention(DType::bf16, {2, 1, 64}), "needs sm_90");
+    EXPECT_ERROR(device, "needs sm_90", CudnnAttention(DType::bf16, {2, 1, 64}));
     GTEST_SKIP();
   }
 };
@@ -132,28 +132,29 @@ TEST_F(AttentionCudnn, SameBitsAgain) {
 }
 
 TEST_F(AttentionCudnn, Errors) {
-  EXPECT_ERROR(CudnnAttention(DType::f32, {2, 1, 64}), "precision: bf16");
-  EXPECT_ERROR(CudnnAttention(DType::bf16, {2, 1, 20}), "multiple of 8");
-  EXPECT_ERROR(CudnnAttention(DType::bf16, {2, 1, 136}), "at most 128");
+  EXPECT_ERROR(usage, "precision: bf16", CudnnAttention(DType::f32, {2, 1, 64}));
+  EXPECT_ERROR(usage, "multiple of 8", CudnnAttention(DType::bf16, {2, 1, 20}));
+  EXPECT_ERROR(usage, "at most 128", CudnnAttention(DType::bf16, {2, 1, 136}));
   CudnnSequences sequences;
-  EXPECT_ERROR(sequences.set(Layout().add(5, 5).add(4, 4, 0, 5).segments, 9, {2, 1, 64}), "train.share_prefix: false");
-  EXPECT_ERROR(sequences.set(of_lengths({5, 4}).segments, 10, {2, 1, 64}), "9 tokens of 10");
-  EXPECT_ERROR(sequences.set(of_lengths({5}).segments, 5'000'000'000, {2, 1, 64}), "tokens");
+  EXPECT_ERROR(usage, "train.share_prefix: false",
+               sequences.set(Layout().add(5, 5).add(4, 4, 0, 5).segments, 9, {2, 1, 64}));
+  EXPECT_ERROR(internal, "9 tokens of 10", sequences.set(of_lengths({5, 4}).segments, 10, {2, 1, 64}));
+  EXPECT_ERROR(internal, "tokens", sequences.set(of_lengths({5}).segments, 5'000'000'000, {2, 1, 64}));
 
   CudnnOp run(random_reference<bf16>(of_lengths({5, 4}), {2, 1, 64}, 1));
   Buffer memory(64, Memory::device);
   const Tensor small(memory.data(), DType::f32, {16});
-  EXPECT_ERROR(run.attention.forward(run.stream, run.sequences, run.rows(run.q), run.keys(run.kv), run.rows(run.o),
-                                     run.lse_tensor(), small),
-               "workspace");
-  EXPECT_ERROR(run.attention.forward(run.stream, run.sequences, run.keys(run.kv), run.keys(run.kv), run.rows(run.o),
-                                     run.lse_tensor(), small),
-               "q is");
+  EXPECT_ERROR(internal, "workspace",
+               run.attention.forward(run.stream, run.sequences, run.rows(run.q), run.keys(run.kv), run.rows(run.o),
+                                     run.lse_tensor(), small));
+  EXPECT_ERROR(internal, "q is",
+               run.attention.forward(run.stream, run.sequences, run.lse_tensor(), run.keys(run.kv), run.rows(run.o),
+                                     run.lse_tensor(), small));
   run.sequences.set(of_lengths({9}).segments, 9, {2, 1, 64});
   const int64_t size = run.attention.workspace(run.sequences, false);
-  EXPECT_ERROR(run.attention.forward(run.stream, run.sequences, run.rows(run.q), run.keys(run.kv), run.rows(run.o),
-                                     run.lse_tensor(), Tensor(memory.data(), DType::f32, {size})),
-               "have not been set");
+  EXPECT_ERROR(internal, "have not been set",
+               run.attention.forward(run.stream, run.sequences, run.rows(run.q), run.keys(run.kv), run.rows(run.o),
+                                     run.lse_tensor(), Tensor(memory.data(), DType::f32, {size})));
 }
 
 // Each wrong in one thing; the stand-in must say so.
