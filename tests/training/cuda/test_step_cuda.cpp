@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "runtime/files.h"
+#include "runtime/gpu.h"
 #include "tests/support/softgpu.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_notes.h"
@@ -129,6 +130,19 @@ TEST_F(StepCuda, LossAndGradientsEqualTheCpusInFp32) {
 TEST_F(StepCuda, LossAndGradientsAreTheCpusInBf16) {
   for (int micro_batch : {0, 2}) {
     RunConfig c = tiny_config(Device::cuda, Precision::bf16), on_cpu = tiny_config(Device::cpu, Precision::bf16);
+    c.train.micro_batch_pairs = micro_batch;
+    Training gpu(c, data, ranks), cpu(on_cpu, data, ranks);
+    expect_equal_gradients(gpu, cpu, 0.02, 0.1);
+  }
+}
+
+// cuDNN has it from sm_90 on; all layers but the last.
+TEST_F(StepCuda, AttentionByCudnn) {
+  if (gpu::device_info().major < 9) GTEST_SKIP();
+  for (int micro_batch : {0, 2}) {
+    RunConfig c = tiny_config(Device::cuda, Precision::bf16), on_cpu = tiny_config(Device::cpu, Precision::bf16);
+    c.attention = AttentionKernels::cudnn;
+    c.train.share_prefix = on_cpu.train.share_prefix = false;
     c.train.micro_batch_pairs = micro_batch;
     Training gpu(c, data, ranks), cpu(on_cpu, data, ranks);
     expect_equal_gradients(gpu, cpu, 0.02, 0.1);
