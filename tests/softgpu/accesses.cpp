@@ -18,7 +18,7 @@ void for_lanes(uint32_t mask, F&& f) {
 const Allocation* allocation_of(Warp& warp, uint64_t address) {
   const Allocation* last = warp.last_allocation;
   if (last && address >= last->begin && address < last->end) return last;
-  const auto& all = warp.run->allocations;
+  const auto& all = *warp.run->allocations;
   auto after = std::upper_bound(all.begin(), all.end(), address,
                                 [](uint64_t a, const Allocation& allocation) { return a < allocation.begin; });
   if (after == all.begin()) return nullptr;
@@ -36,7 +36,7 @@ std::string hexadecimal(uint64_t address) {
 // Where an address lies that no allocation holds.
 std::string near_what(const Warp& warp, uint64_t address) {
   constexpr uint64_t near = 4096;
-  const auto& all = warp.run->allocations;
+  const auto& all = *warp.run->allocations;
   const auto after = std::upper_bound(all.begin(), all.end(), address,
                                       [](uint64_t a, const Allocation& allocation) { return a < allocation.begin; });
   const uint64_t behind = after == all.begin() ? ~uint64_t{0} : address - (after - 1)->end;

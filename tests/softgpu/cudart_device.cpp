@@ -284,7 +284,8 @@ cudaError_t cudaDeviceReset() {
   if (!context_lost()) run_all();
   reset_context();
   last_error = cudaSuccess;
-  for (const Allocation& allocation : live_allocations())
+  const auto allocations = live_allocations();
+  for (const Allocation& allocation : *allocations)
     if (allocation.what == "cudaMalloc") release(allocation.begin);
   release_all_pinned();
   return result(ready());

@@ -251,7 +251,8 @@ void look_for_leaks() {
     report(FindingKind::leak, call_place(what), std::to_string(bytes) + " bytes were not freed");
   };
   if (context_lost()) return;  // nothing can be freed then
-  for (const Allocation& allocation : live_allocations())
+  const auto allocations = live_allocations();
+  for (const Allocation& allocation : *allocations)
     if (allocation.what == "cudaMalloc") leak("cudaMalloc", allocation.end - allocation.begin);
   for (const auto& [data, bytes] : pinned().live) leak("cudaMallocHost", bytes);
 }

@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
-#include <thread>
 
 #include "tests/softgpu/accesses.h"
 #include "tests/softgpu/counters.h"
+#include "tests/softgpu/helpers.h"
 #include "tests/softgpu/streams.h"
 #include "tests/softgpu/warp.h"
 
@@ -318,14 +318,6 @@ void run_block(Block& block) {
   for (Warp& warp : block.warps) check_open_copies(warp);
 }
 
-// The lowest number of a piece of work before this one that nothing orders before it; see Run::ordered_below.
-Toucher ordered_before(WorkId work) {
-  WorkId lowest = work;
-  for (WorkId earlier = work - 1; earlier > 0 && work - earlier < 4096; --earlier)
-    if (!happens_before(earlier, work)) lowest = earlier;
-  return make_toucher(lowest, 0, 0, 0);
-}
-
 }  // namespace
 
 std::string fmt_mask(uint32_t mask) {
@@ -384,16 +376,14 @@ bool run(const Launch& launch) {
   std::atomic<bool> failed{false};
   std::exception_ptr error;
   std::mutex mutex;
-  const Toucher ordered = ordered_before(launch.work);
-  std::vector<Allocation> allocations = live_allocations();
-  std::sort(allocations.begin(), allocations.end(),
-            [](const Allocation& a, const Allocation& b) { return a.begin < b.begin; });
+  const Toucher ordered = make_toucher(first_unordered(launch.work), 0, 0, 0);
+  const auto allocations = live_allocations();
 
   const auto work = [&] {
     Run run{.launch = &launch,
             .program = program,
             .ordered_below = ordered,
-            .allocations = allocations,
+            .allocations = allocations.get(),
             .tallies = {},
             .failed = &failed};
     run.tallies.resize(program->instructions.size());
@@ -414,13 +404,14 @@ bool run(const Launch& launch) {
     const std::lock_guard lock(mutex);
     add_tallies(*program, run.tallies);
   };
-  const auto threads = static_cast<size_t>(std::min<uint64_t>(static_cast<uint64_t>(thread_count()), blocks));
-  std::vector<std::thread> helpers;
-  for (size_t t = 1; t < threads; ++t) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  // Waking a helper takes as long as some 10,000 instructions.
+  constexpr uint64_t worth_help = 256;
+  const uint64_t threads = uint64_t{launch.block[0]} * launch.block[1] * launch.block[2] * blocks;
+  const auto workers = std::min<uint64_t>(static_cast<uint64_t>(thread_count()), threads < worth_help ? 1 : blocks);
+  static Helpers& helpers = *new Helpers;  // its threads wait to the end of the process
+  helpers.run(workers, work);
   if (error) std::rethrow_exception(error);
-  count_launch(*program, blocks * launch.block[0] * launch.block[1] * launch.block[2]);
+  count_launch(*program, threads);
   return !failed;
 }
 

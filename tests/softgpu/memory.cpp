@@ -23,7 +23,8 @@ struct State {
   std::byte* device = nullptr;  // PROT_NONE
   std::byte* host = nullptr;    // the same pages to be read and written
   std::mutex mutex;
-  std::map<uint64_t, Allocation> live;  // by begin
+  std::map<uint64_t, Allocation> live;          // by begin
+  std::shared_ptr<const Allocations> snapshot;  // of them; null: they have changed
   size_t used = 0, next = gap, limit = 0;
 };
 
@@ -101,6 +102,7 @@ uint64_t allocate(size_t bytes, std::string what) {
   const uint64_t begin = reinterpret_cast<uint64_t>(s.device) + s.next;
   s.next += rounded + gap;
   s.used += bytes;
+  s.snapshot.reset();
   s.live[begin] = {begin, begin + bytes, std::move(what)};
   return begin;
 }
@@ -112,6 +114,7 @@ bool release(uint64_t address) {
   if (found == s.live.end()) return false;
   const size_t bytes = found->second.end - found->second.begin;
   s.used -= bytes;
+  s.snapshot.reset();
   s.live.erase(found);
   // Whole pages go back to the system.
   constexpr size_t page = 4096;
@@ -132,12 +135,15 @@ size_t bytes_in_use() {
 }
 size_t memory_size() { return state().limit; }
 
-std::vector<Allocation> live_allocations() {
+std::shared_ptr<const Allocations> live_allocations() {
   State& s = state();
   const std::lock_guard lock(s.mutex);
-  std::vector<Allocation> all;
-  for (const auto& [begin, allocation] : s.live) all.push_back(allocation);
-  return all;
+  if (!s.snapshot) {
+    auto all = std::make_shared<Allocations>();
+    for (const auto& [begin, allocation] : s.live) all->push_back(allocation);
+    s.snapshot = std::move(all);
+  }
+  return s.snapshot;
 }
 
 bool is_device_address(uint64_t address) {

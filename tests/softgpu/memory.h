@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,9 @@ uint64_t allocate(size_t bytes, std::string what);
 bool release(uint64_t address);  // false: no allocation begins there
 size_t bytes_in_use();
 size_t memory_size();
-std::vector<Allocation> live_allocations();
-bool is_device_address(uint64_t address);  // inside the reserved range, allocated or not
+using Allocations = std::vector<Allocation>;            // by address
+std::shared_ptr<const Allocations> live_allocations();  // as they are now
+bool is_device_address(uint64_t address);               // inside the reserved range, allocated or not
 // The allocation that holds this byte; false: none.
 bool find_allocation(uint64_t address, Allocation& found);
 std::byte* host_view(uint64_t device_address);

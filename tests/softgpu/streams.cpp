@@ -227,6 +227,16 @@ bool happens_before(WorkId earlier, WorkId later) {
   return b.before && a.stream < b.before->size() && a.place <= (*b.before)[a.stream];
 }
 
+WorkId first_unordered(WorkId work) {
+  // What is before a work is before those that follow it on its stream: begin where the last one's search ended.
+  static std::unordered_map<uint32_t, WorkId> last;  // by stream
+  constexpr WorkId window = 4096;
+  WorkId& first = last[order().works[work].stream];
+  first = std::max(first, work > window ? work - window : 1);
+  while (first < work && happens_before(first, work)) ++first;
+  return first;
+}
+
 std::string describe_work(WorkId work) {
   const WorkInfo& info = order().works[work];
   return std::string(info.name) +

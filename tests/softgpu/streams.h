@@ -27,6 +27,9 @@ void run_all();
 
 // Whether `earlier` is ordered before `later` by streams, events and the host's waits. True for a work and itself.
 bool happens_before(WorkId earlier, WorkId later);
+// The lowest number of a work, of the last 4096, that is not ordered before this one; its own: all are. By what runs
+// the work only.
+WorkId first_unordered(WorkId work);
 // "kernel rms_norm on stream 2", for messages.
 std::string describe_work(WorkId work);
 

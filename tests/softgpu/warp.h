@@ -43,8 +43,8 @@ struct Tally {
 struct Run {
   const Launch* launch = nullptr;
   const Program* program = nullptr;
-  Toucher ordered_below = 0;            // touchers below this belong to work that is ordered before the launch
-  std::vector<Allocation> allocations;  // by address
+  Toucher ordered_below = 0;  // touchers below this belong to work that is ordered before the launch
+  const Allocations* allocations = nullptr;
   std::vector<Tally> tallies;
   std::atomic<bool>* failed = nullptr;  // an access out of bounds: everybody stops
 };
