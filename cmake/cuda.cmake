@@ -1,6 +1,7 @@
 # NOTELLM_CUDA_BUILT and the target notellm_cuda: the CUDA language and the libraries beside it, where they are found.
-set(NOTELLM_CUDA_BUILT FALSE)
+set(NOTELLM_CUDA_BUILT FALSE CACHE INTERNAL "whether the CUDA backend is part of this build")
 if(NOTELLM_CUDA STREQUAL "OFF")
+  message(STATUS "CUDA backend: left out (NOTELLM_CUDA=OFF)")
   return()
 endif()
 
@@ -31,7 +32,7 @@ set(CMAKE_CUDA_COMPILER ${NOTELLM_NVCC})
 set(CMAKE_CUDA_ARCHITECTURES 80 90)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 enable_language(CUDA)
-set(NOTELLM_CUDA_BUILT TRUE)
+set(NOTELLM_CUDA_BUILT TRUE CACHE INTERNAL "")
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # which CMake 3.25 does not know of a newer nvcc
 message(STATUS "CUDA backend: nvcc ${CMAKE_CUDA_COMPILER_VERSION}")
 

@@ -56,13 +56,15 @@ template <int n>
 __global__ void __launch_bounds__(threads) squares_kernel(const float* x, int64_t size, double* parts) {
   double sum = 0;
   const int64_t stride = int64_t{gridDim.x} * threads * n;
-#pragma unroll 4
+#pragma unroll 1  // enough blocks are under way
   for (int64_t i = (blockIdx.x * int64_t{threads} + threadIdx.x) * n; i < size; i += stride) {
     Pack<float, n> v = {};
     if (i + n <= size)
       v = load<n>(x + i);
     else
-      for (int k = 0; i + k < size; ++k) v.x[k] = x[i + k];
+#pragma unroll
+      for (int k = 0; k < n; ++k)
+        if (i + k < size) v.x[k] = x[i + k];
 #pragma unroll
     for (int k = 0; k < n; ++k) sum += static_cast<double>(v.x[k]) * static_cast<double>(v.x[k]);
   }

@@ -32,14 +32,23 @@ struct Groups {
   int count;
 };
 
-// sum[k] += Σ of rows `from`, from + step, … of the groups' list, at this thread's columns.
+// sum[k] += Σ of rows `from`, from + step, … of the groups' list, at this thread's columns, if it has any. All lanes of
+// the warp come: each reads one of the next 32 places in the list.
 template <class T, int n>
-__device__ void add_rows(const T* dy, const int32_t* rows, int from, int to, int step, int64_t cols, float* sum) {
+__device__ void add_rows(const T* dy, const int32_t* rows, int from, int to, int step, int64_t cols, bool mine,
+                         float* sum) {
+  for (int base = from; base < to; base += step * warp_size) {
+    const int place = base + threadIdx.x % warp_size * step;
+    const int listed = place < to ? (rows ? rows[place] : place) : 0;
+    const int count = min(warp_size, (to - base + step - 1) / step);
 #pragma unroll 4
-  for (int k = from; k < to; k += step) {
-    const Pack<T, n> x = load<n>(dy + (rows ? rows[k] : k) * cols);
+    for (int i = 0; i < count; ++i) {
+      const int64_t row = __shfl_sync(all_lanes, listed, i);
+      if (!mine) continue;
+      const Pack<T, n> x = load<n>(dy + row * cols);
 #pragma unroll
-    for (int j = 0; j < n; ++j) sum[j] += to_float(x.x[j]);
+      for (int j = 0; j < n; ++j) sum[j] += to_float(x.x[j]);
+    }
   }
 }
 
@@ -58,23 +67,32 @@ template <class T, class Sum, int n>
 __global__ void __launch_bounds__(warps* warp_size) scatter_kernel(const T* dy, Groups groups, Sum* dx, int cols) {
   __shared__ float parts[warps][warp_size][n];
   const int lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size, first = blockIdx.x * warps;
-  const int c = (blockIdx.y * warp_size + lane) * n;
+  const int c = (blockIdx.y * warp_size + lane) * n, here = min(warps, groups.count - first);
   const bool mine = c < cols;
-  const int own = first + warp;
-  if (own < groups.count && mine) {
-    const int begin = groups.begin ? groups.begin[own] : own, end = groups.begin ? groups.begin[own + 1] : own + 1;
-    if (end - begin <= long_group) {
-      float sum[n] = {};
-      add_rows<T, n>(dy + c, groups.rows, begin, end, 1, cols, sum);
-      add_to<Sum, n>(dx + groups.target[own] * int64_t{cols} + c, sum);
-    }
+  // Lane g has where the block's group g begins and ends, and whose it is.
+  int begin = first + lane, end = begin + 1, target = 0;
+  if (lane < here) {
+    if (groups.begin) begin = groups.begin[first + lane];
+    target = groups.target[first + lane];
   }
-  if (!groups.begin) return;
-  for (int g = first; g < min(first + warps, groups.count); ++g) {
-    const int begin = groups.begin[g], end = groups.begin[g + 1];
-    if (end - begin <= long_group) continue;
+  if (groups.begin) {
+    end = __shfl_down_sync(all_lanes, begin, 1);
+    if (lane == here - 1) end = groups.begin[first + here];
+  }
+  const unsigned long_groups = __ballot_sync(all_lanes, lane < here && end - begin > long_group);
+  const auto of = [](int value, int group) { return __shfl_sync(all_lanes, value, group); };
+
+  if (warp < here && !(long_groups >> warp & 1)) {
     float sum[n] = {};
-    if (mine) add_rows<T, n>(dy + c, groups.rows, begin + warp, end, warps, cols, sum);
+    add_rows<T, n>(dy + c, groups.rows, of(begin, warp), of(end, warp), 1, cols, mine, sum);
+    const int64_t to = of(target, warp);
+    if (mine) add_to<Sum, n>(dx + to * cols + c, sum);
+  }
+  for (unsigned rest = long_groups; rest; rest &= rest - 1) {
+    const int g = __ffs(rest) - 1;
+    const int64_t to = of(target, g);
+    float sum[n] = {};
+    add_rows<T, n>(dy + c, groups.rows, of(begin, g) + warp, of(end, g), warps, cols, mine, sum);
 #pragma unroll
     for (int j = 0; j < n; ++j) parts[warp][lane][j] = sum[j];
     __syncthreads();
@@ -82,7 +100,7 @@ __global__ void __launch_bounds__(warps* warp_size) scatter_kernel(const T* dy, 
       for (int w = 1; w < warps; ++w)
 #pragma unroll
         for (int j = 0; j < n; ++j) sum[j] += parts[w][lane][j];
-      add_to<Sum, n>(dx + groups.target[g] * int64_t{cols} + c, sum);
+      add_to<Sum, n>(dx + to * cols + c, sum);
     }
     __syncthreads();
   }

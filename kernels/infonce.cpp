@@ -61,8 +61,7 @@ void for_masked(const Problem& p, const RowPart& part, F&& f) {
     f(part.cosines[*at - part.first]);
 }
 
-void check_mask(const Problem& p, const Tensor& mask_begin, const Tensor& mask_columns) {
-  expect("mask_begin", mask_begin, DType::i32, p.rows + 1);
+void check_mask(const Problem& p, const Tensor& mask_columns) {
   const int32_t *begin = p.mask_begin, *columns = p.mask_columns;
   NOTELLM_CHECK(begin[0] == 0 && std::is_sorted(begin, begin + p.rows + 1), "mask_begin does not ascend from 0");
   expect("mask_columns", mask_columns, DType::i32, begin[p.rows]);
@@ -80,26 +79,36 @@ void check_mask(const Problem& p, const Tensor& mask_begin, const Tensor& mask_c
   }
 }
 
-Problem check(Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q, Tensor mask_begin,
-              Tensor mask_columns, Tensor row_lse, Tensor workspace) {
+// All but the mask's contents, which on CUDA the host cannot see.
+void check(const Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, Tensor log_q, Tensor mask_begin,
+           Tensor mask_columns, Tensor row_lse, Tensor workspace) {
   const int64_t rows = z_rows.rows(), cols = z_all.rows(), d = z_all.cols();
   expect("z_rows", z_rows, DType::f32, rows, d);
   expect("z_all", z_all, DType::f32, cols, d);
   if (!log_q.empty()) expect("log_q", log_q, DType::f32, cols);
   expect("row_lse", row_lse, DType::f64, rows);
+  NOTELLM_CHECK(d > 0, "vectors of no coordinates");
   NOTELLM_CHECK(cols % 2 == 0, "{} columns, but they come in pairs", cols);
   NOTELLM_CHECK(0 <= first_row && first_row + rows <= cols, "rows {}..{} of {} columns", first_row, first_row + rows,
                 cols);
-  const int64_t sums = floats_of_sums(rows), tile = tile_size(rows, cols);
-  NOTELLM_CHECK(workspace.dtype == DType::f32 && workspace.size() >= sums + tile,
-                "workspace is {}, but needs at least {} elements of f32", describe(workspace), sums + tile);
+  const int64_t needed =
+      stream.on_gpu() ? infonce_workspace(Device::cuda, rows, cols, d) : floats_of_sums(rows) + tile_size(rows, cols);
+  NOTELLM_CHECK(workspace.dtype == DType::f32 && workspace.size() >= needed,
+                "workspace is {}, but needs at least {} elements of f32", describe(workspace), needed);
   NOTELLM_CHECK(reinterpret_cast<uintptr_t>(workspace.data) % alignof(double) == 0, "workspace is not 8-byte aligned");
+  expect("mask_begin", mask_begin, DType::i32, rows + 1);
+  NOTELLM_CHECK(mask_columns.dtype == DType::i32, "mask_columns is {}, but i32 is needed", describe(mask_columns));
+}
+
+Problem problem(Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q, Tensor mask_begin,
+                Tensor mask_columns, Tensor workspace) {
+  const int64_t rows = z_rows.rows(), cols = z_all.rows(), sums = floats_of_sums(rows), tile = tile_size(rows, cols);
   const int64_t room = tile == 0 ? 1 : (workspace.size() - sums) / tile;
   Problem p{z_rows,
             z_all,
             rows,
             cols,
-            d,
+            z_all.cols(),
             first_row,
             std::exp(tau),
             log_q.empty() ? nullptr : log_q.as<float>(),
@@ -108,7 +117,7 @@ Problem check(Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor 
             static_cast<int>(std::min<int64_t>(omp_get_max_threads(), room)),
             static_cast<double*>(workspace.data),
             workspace.as<float>() + sums};
-  check_mask(p, mask_begin, mask_columns);
+  check_mask(p, mask_columns);
   return p;
 }
 
@@ -232,15 +241,22 @@ void forward_rows(Stream& stream, const Problem& p, int64_t first, double* lse, 
 
 }  // namespace
 
-int64_t infonce_workspace(int64_t rows, int64_t cols) {
+int64_t infonce_workspace(Device device, int64_t rows, int64_t cols, int64_t d) {
+  if constexpr (cuda_built)
+    if (device == Device::cuda) return gpu::infonce_workspace(rows, cols, d);
   return floats_of_sums(rows) + omp_get_max_threads() * tile_size(rows, cols);
 }
 
 void infonce(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q, Tensor mask_begin,
              Tensor mask_columns, Tensor row_lse, Tensor row_positive, Tensor row_similarity, Tensor workspace) {
-  const Problem p = check(z_rows, first_row, z_all, tau, log_q, mask_begin, mask_columns, row_lse, workspace);
-  expect("row_positive", row_positive, DType::f32, p.rows);
-  expect("row_similarity", row_similarity, DType::f32, p.rows);
+  check(stream, z_rows, first_row, z_all, log_q, mask_begin, mask_columns, row_lse, workspace);
+  expect("row_positive", row_positive, DType::f32, z_rows.rows());
+  expect("row_similarity", row_similarity, DType::f32, z_rows.rows());
+  if constexpr (cuda_built)
+    if (stream.on_gpu())
+      return gpu::infonce(stream, z_rows, first_row, z_all, tau, log_q, mask_begin, mask_columns, row_lse, row_positive,
+                          row_similarity, workspace);
+  const Problem p = problem(z_rows, first_row, z_all, tau, log_q, mask_begin, mask_columns, workspace);
   double* lse = row_lse.as<double>();
   float *positive = row_positive.as<float>(), *similarity = row_similarity.as<float>();
   // Whole tiles go to threads, each with gemm() on itself alone: its result then cannot depend on the number of
@@ -252,10 +268,15 @@ void infonce(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, flo
 void infonce_backward(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q,
                       Tensor mask_begin, Tensor mask_columns, Tensor row_lse, float scale, Tensor dz_rows,
                       Tensor dz_all, Tensor dtau, Tensor workspace) {
-  const Problem p = check(z_rows, first_row, z_all, tau, log_q, mask_begin, mask_columns, row_lse, workspace);
-  expect("dz_rows", dz_rows, DType::f32, p.rows, p.d);
-  expect("dz_all", dz_all, DType::f32, p.cols, p.d);
+  check(stream, z_rows, first_row, z_all, log_q, mask_begin, mask_columns, row_lse, workspace);
+  expect("dz_rows", dz_rows, DType::f32, z_rows.rows(), z_rows.cols());
+  expect("dz_all", dz_all, DType::f32, z_all.rows(), z_all.cols());
   expect("dtau", dtau, DType::f64, 1);
+  if constexpr (cuda_built)
+    if (stream.on_gpu())
+      return gpu::infonce_backward(stream, z_rows, first_row, z_all, tau, log_q, mask_begin, mask_columns, row_lse,
+                                   scale, dz_rows, dz_all, dtau, workspace);
+  const Problem p = problem(z_rows, first_row, z_all, tau, log_q, mask_begin, mask_columns, workspace);
   const double* lse = row_lse.as<double>();
   const int64_t down = tiles_of(p.rows, tile_rows), across = tiles_of(p.cols, tile_cols);
   const int64_t many = std::max(down, across), few = std::min(down, across);

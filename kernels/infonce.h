@@ -23,13 +23,14 @@ namespace notellm {
 //   row_positive    [rows]      f32: S_i,pos(i)
 //   row_similarity  [rows]      f32: mean cosine over the row's unmasked columns without the positive (0 when there is
 //                   none): the "negative similarity" of the log
-//   workspace       f32, 8-byte aligned, infonce_workspace(rows, cols) elements
+//   workspace       f32, 8-byte aligned, infonce_workspace(device, rows, cols, d) elements
 //
-// Cosines in f32, sums over tiles in f64. Tiles are fixed by the shapes: the same bits for any number of threads.
+// Cosines in f32, sums over tiles in f64. Tiles are fixed by the shapes: the same bits for any number of threads, and
+// on any GPU of one architecture.
 // Loss and gradients to 1e-5 relative of double at e^tau = 100 (dtau: of the sum of its terms' sizes, which cancel;
 // losses below 1e-6: to 1e-4).
-// Throws Error: shape or dtype mismatch; rows that are not part of the columns; odd number of columns; a mask that is
-// not as above.
+// Throws Error: shape or dtype mismatch; d = 0; rows that are not part of the columns; odd number of columns; a mask
+// that is not as above. On CUDA the mask's contents are not checked: ContrastiveMask makes them as above.
 void infonce(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q, Tensor mask_begin,
              Tensor mask_columns, Tensor row_lse, Tensor row_positive, Tensor row_similarity, Tensor workspace);
 
@@ -42,7 +43,17 @@ void infonce_backward(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z
                       Tensor mask_begin, Tensor mask_columns, Tensor row_lse, float scale, Tensor dz_rows,
                       Tensor dz_all, Tensor dtau, Tensor workspace);
 
-// Enough for one tile on each of this process's OpenMP threads; the results do not depend on it.
-int64_t infonce_workspace(int64_t rows, int64_t cols);
+// On the CPU enough for one tile on each of this process's OpenMP threads; the results do not depend on it. On CUDA
+// what blocks that share a tile's rows or columns pass on: up to 264 tiles of 128 × d, and some numbers a row.
+int64_t infonce_workspace(Device device, int64_t rows, int64_t cols, int64_t d);
+
+namespace gpu {  // after the checks
+void infonce(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q, Tensor mask_begin,
+             Tensor mask_columns, Tensor row_lse, Tensor row_positive, Tensor row_similarity, Tensor workspace);
+void infonce_backward(Stream& stream, Tensor z_rows, int64_t first_row, Tensor z_all, float tau, Tensor log_q,
+                      Tensor mask_begin, Tensor mask_columns, Tensor row_lse, float scale, Tensor dz_rows,
+                      Tensor dz_all, Tensor dtau, Tensor workspace);
+int64_t infonce_workspace(int64_t rows, int64_t cols, int64_t d);
+}  // namespace gpu
 
 }  // namespace notellm

@@ -9,6 +9,7 @@ namespace {
 // A thread holds one pack of a row in registers: 8,192 columns of bf16 or 4,096 of f32 in all; what longer rows have
 // beyond them is read again.
 constexpr int most_threads = 1024;
+constexpr int slot_threads = 256;  // at most, of a block with several slots
 
 // Blocks of `slots` rows at a time, whole warps a row; each slot goes over several rows, so that gamma, which stays in
 // registers, is read for several rows at once.
@@ -18,7 +19,7 @@ struct Shape {
   template <int n>
   static Shape of(int64_t rows, int64_t cols, int64_t blocks) {
     const int64_t warps = std::min<int64_t>(ceil_div(cols, n * warp_size), most_threads / warp_size);
-    const int64_t slots = std::max<int64_t>(1, 8 / warps);
+    const int64_t slots = std::max<int64_t>(1, slot_threads / warp_size / warps);
     Shape shape;
     shape.block = dim3(static_cast<unsigned>(warps * warp_size), static_cast<unsigned>(slots));
     shape.grid = dim3(static_cast<unsigned>(std::min(blocks, ceil_div(rows, slots))));
@@ -109,6 +110,7 @@ __global__ void __launch_bounds__(most_threads)
     rms_norm_backward_kernel(const T* dy, const T* x, const T* gamma, const float* inv_rms, T* dx, float* parts,
                              int64_t rows, int cols, float inverse_cols) {
   __shared__ float of_warp[2][warp_size];
+  __shared__ float of_slots[n][slot_threads];
   const int own = threadIdx.x * n, stride = blockDim.x * n, rest = own + stride;
   float* part = parts + int64_t{blockIdx.x} * cols;
   Pack<T, n> scale = {};
@@ -153,18 +155,18 @@ __global__ void __launch_bounds__(most_threads)
       store(part + c, sum);
     }
   }
-  // The block's slots one after the other.
-  for (unsigned slot = 0; slot < blockDim.y; ++slot) {
-    if (threadIdx.y == slot && own < cols) {
-      if (slot > 0) {
-        const Pack<float, n> before = load<n>(part + own);
+  // Several slots a block: the first adds the others' sums in order.
+  if (blockDim.y > 1) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
 #pragma unroll
-        for (int k = 0; k < n; ++k) sums.x[k] = before.x[k] + sums.x[k];
-      }
-      store(part + own, sums);
-    }
+    for (int k = 0; k < n; ++k) of_slots[k][thread] = sums.x[k];
     __syncthreads();
+    if (threadIdx.y > 0) return;
+    for (int other = thread + blockDim.x; other < blockDim.x * blockDim.y; other += blockDim.x)
+#pragma unroll
+      for (int k = 0; k < n; ++k) sums.x[k] += of_slots[k][other];
   }
+  if (own < cols) store(part + own, sums);
 }
 
 constexpr int add_height = 32;

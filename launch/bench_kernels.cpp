@@ -216,7 +216,7 @@ void KernelBench::product_ops() {
                similarity = fill(DType::f32, {rows});
   const Tensor dz_rows = fill(DType::f32, {rows, d}), dz = fill(DType::f32, {columns, d}),
                d_tau = arena_.allocate(DType::f64, {1});
-  const Tensor workspace = arena_.allocate(DType::f32, {infonce_workspace(rows, columns)});
+  const Tensor workspace = arena_.allocate(DType::f32, {infonce_workspace(stream_.device(), rows, columns, d)});
   const double one = 2.0 * rows * columns * d;
   product_op("infonce, 1,024 × 4,096", one, [&] {
     infonce(stream_, z.slice(0, rows), 0, z, 3, {}, mask_begin, mask, lse, positive, similarity, workspace);

@@ -31,7 +31,7 @@ void Contrastive::run(Stream& stream, Communicator& ranks, const GatheredNotes& 
   const Tensor z_all = arena.allocate(DType::f32, {all, d}), dz_all = arena.allocate(DType::f32, {all, d});
   const Tensor lse = arena.allocate(DType::f64, {rows}), positive = arena.allocate(DType::f32, {rows});
   const Tensor similarity = arena.allocate(DType::f32, {rows}), dtau = arena.allocate(DType::f64, {1});
-  const Tensor workspace = arena.allocate(DType::f32, {infonce_workspace(rows, all)});
+  const Tensor workspace = arena.allocate(DType::f32, {infonce_workspace(stream.device(), rows, all, d)});
   const Tensor dz_columns = arena.allocate(DType::f32, {rows, d});
   ranks.all_gather_rows(stream, "note vectors", z, notes.rows_of, z_all);
   upload_.wait(stream);

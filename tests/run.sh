@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Builds with tests and runs them all with ctest; at most 20 minutes on 2 cores. Installs missing packages first.
 #
-#   tests/run.sh             the optimised build (build/tests)
+#   tests/run.sh             the optimised build (build/tests); where nvcc is found, with the CUDA tests, on softgpu
 #   tests/run.sh --sanitize  the same tests under AddressSanitizer and UBSan (build/sanitize)
+#   tests/run.sh --gpu       the CUDA tests on this machine's GPU (build/gpu)
 set -euo pipefail
 
-help() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
+help() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
 preset=tests
+ctest_options=(-j2)
 case "${1:-}" in
   "") ;;
   --sanitize) preset=sanitize ;;
+  --gpu)
+    preset=gpu ctest_options=(-j1 -L cuda)
+    ;;
   --help | -h) help && exit 0 ;;
   *) echo "run.sh: unknown option $1" >&2 && help >&2 && exit 2 ;;
 esac
@@ -24,7 +29,7 @@ export LSAN_OPTIONS="suppressions=$PWD/tests/support/lsan.supp:print_suppression
 summary="build/$preset/ctest_summary.txt"
 # ctest's closing summary is kept for the end, after the list of what was skipped inside the tests.
 run_ctest() {
-  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j2 2>&1 | awk -v summary="$summary" '
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "${ctest_options[@]}" 2>&1 | awk -v summary="$summary" '
     BEGIN { printf "" > summary }
     /% tests passed/ { closing = 1 }
     closing { print > summary; next }
@@ -46,6 +51,9 @@ run_ctest || code=$?
 skips="$(skipped)"
 if [[ $skips ]]; then
   printf '\nSkipped, and so not checked:\n%s\n\n' "$skips"
+fi
+if ! grep -q '^NOTELLM_CUDA_BUILT:INTERNAL=TRUE' "build/$preset/CMakeCache.txt"; then
+  printf '\nLeft out, and so not checked: all of CUDA (%s).\n\n' "$(grep -o 'CUDA backend: .*' "build/$preset.log" | tail -n 1)"
 fi
 cat "$summary"
 exit "$code"

@@ -38,8 +38,8 @@ struct CheckpointInfo {
   RunConfig config;
 };
 
-// Rank 0 writes; afterwards only the newest train.keep_checkpoints are left. Throws Error(io): the run's older
-// checkpoints stay.
+// Rank 0 writes; afterwards only the newest train.keep_checkpoints are left. On CUDA the stream of the updates must have
+// been waited for. Throws Error(io): the run's older checkpoints stay.
 void save_checkpoint(const RunConfig& config, const ParameterLayout& layout, const NoteTable& notes,
                      const std::filesystem::path& tokenizer, const TrainingPosition& position,
                      const Optimizer& optimizer);

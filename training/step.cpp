@@ -92,8 +92,8 @@ int64_t TrainingStep::arena_bytes() {
   const Longest longest = longest_sequence();
   const int64_t tokens = notes * longest.tokens, hidden = std::min(tokens, notes * (longest.labels + 1));
   const int64_t results = own * (2 * m.note_dim + 1 + longest.labels) * floats;
-  const int64_t contrastive =
-      (2 * all + own) * m.note_dim * floats + own * (doubles + 2 * floats) + infonce_workspace(own, all) * floats;
+  const int64_t contrastive = (2 * all + own) * m.note_dim * floats + own * (doubles + 2 * floats) +
+                              infonce_workspace(config_.device, own, all, m.note_dim) * floats;
   const int64_t token =
       token_loss_arena_bytes(config_.device, compute, m.dim, padded_vocabulary(notes_.prompt.vocabulary));
   const int64_t note_head = notes * (2 * m.dim + m.note_dim) * size;

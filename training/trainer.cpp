@@ -157,6 +157,7 @@ void Trainer::count_skipped(const StepMetrics& m) {
 
 void Trainer::save() {
   if (saved_step_ == position_.step) return;
+  stream_.synchronize();  // the last update
   if (ranks_.rank() == 0)
     save_checkpoint(config_, state_.layout, shards_.notes, fs::path(config_.data.shards) / "tokenizer.model", position_,
                     state_.optimizer);

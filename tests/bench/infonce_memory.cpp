@@ -110,8 +110,8 @@ int main(int argc, char** argv) {
 
   std::ofstream("/proc/self/clear_refs") << 5 << std::flush;  // the peak starts anew
   const double before = status_mb("VmRSS");
-  const Buffer memory(infonce_workspace(n, n) * 4);
-  const Tensor workspace = memory.tensor(DType::f32, {infonce_workspace(n, n)});
+  const Buffer memory(infonce_workspace(Device::cpu, n, n, d) * 4);
+  const Tensor workspace = memory.tensor(DType::f32, {infonce_workspace(Device::cpu, n, n, d)});
   const double forward =
       seconds_of([&] { infonce(stream, z, 0, z, tau, {}, begin, columns, lse, positive, similarity, workspace); });
   const double backward = seconds_of([&] {

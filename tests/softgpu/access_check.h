@@ -8,7 +8,7 @@ namespace softgpu {
 // A lane of a warp as it appears in the shadow.
 struct Self {
   Toucher me, several_lanes, several_warps, several_blocks;
-  uint64_t first_thread;    // of the warp
+  uint64_t first_thread;  // of the warp
   uint64_t epoch;
 };
 
@@ -26,8 +26,12 @@ inline Self global_self(const Warp& warp, int lane, bool atomic) {
 inline Self shared_self(const Warp& warp, int lane, bool atomic) {
   const uint64_t first = static_cast<uint64_t>(warp.index) * lanes, epoch = warp.epoch;
   const uint64_t thread = atomic ? thread_atomic : first + static_cast<uint64_t>(lane);
-  return {make_toucher(1, 0, thread, epoch), make_toucher(1, 0, warp_many + static_cast<uint64_t>(warp.index), epoch),
-          make_toucher(1, 0, thread_many, epoch), 0, first, epoch};
+  return {make_toucher(1, 0, thread, epoch),
+          make_toucher(1, 0, warp_many + static_cast<uint64_t>(warp.index), epoch),
+          make_toucher(1, 0, thread_many, epoch),
+          0,
+          first,
+          epoch};
 }
 
 // Whether a touch by this block is ordered before the lane's: the same thread, or the same warp before a __syncwarp.
@@ -85,8 +89,7 @@ inline unsigned touch_read(const Toucher* written, Toucher* read, size_t n, cons
   return wrong;
 }
 template <class Order>
-inline unsigned touch_write(Toucher* written, const Toucher* read, size_t n, const Order& order,
-                            const Self& self) {
+inline unsigned touch_write(Toucher* written, const Toucher* read, size_t n, const Order& order, const Self& self) {
   unsigned wrong = 0;
   for (size_t i = 0; i < n; ++i) {
     if (order.before(written[i]) && order.before(read[i])) [[likely]]

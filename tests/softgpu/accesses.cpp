@@ -33,6 +33,21 @@ std::string hexadecimal(uint64_t address) {
   return text;
 }
 
+// Where an address lies that no allocation holds.
+std::string near_what(const Warp& warp, uint64_t address) {
+  constexpr uint64_t near = 4096;
+  const auto& all = warp.run->allocations;
+  const auto after = std::upper_bound(all.begin(), all.end(), address,
+                                      [](uint64_t a, const Allocation& allocation) { return a < allocation.begin; });
+  const uint64_t behind = after == all.begin() ? ~uint64_t{0} : address - (after - 1)->end;
+  const uint64_t before = after == all.end() ? ~uint64_t{0} : after->begin - address;
+  if (behind <= before && behind < near)
+    return std::to_string(behind) + " bytes behind the end of " + describe(*(after - 1));
+  if (before < behind && before < near)
+    return std::to_string(before) + " bytes before the beginning of " + describe(*after);
+  return hexadecimal(address) + ", which is in no allocation";
+}
+
 [[noreturn]] void out_of_bounds(const Warp& warp, const Instruction& i, int lane, const std::string& text) {
   report_at(FindingKind::out_of_bounds, warp, i, lane, text);
   throw LaunchFailed{};
@@ -62,7 +77,8 @@ void report_global(const Warp& warp, const Instruction& i, int lane, unsigned wr
                    const Toucher* read, size_t n, const GlobalOrder& order, const Self& self, Access access,
                    const Allocation& allocation, uint64_t address) {
   const std::string where = " byte " + std::to_string(address - allocation.begin) + " of " + describe(allocation);
-  if (wrong & never_written) report_at(FindingKind::uninitialized, warp, i, lane, "reads" + where + ", which nobody wrote");
+  if (wrong & never_written)
+    report_at(FindingKind::uninitialized, warp, i, lane, "reads" + where + ", which nobody wrote");
   if (!(wrong & raced)) return;
   for (size_t k = 0; k < n; ++k)
     for (const Toucher other : {written[k], access == Access::read ? Toucher{0} : read[k]}) {
@@ -76,16 +92,16 @@ void report_global(const Warp& warp, const Instruction& i, int lane, unsigned wr
       else
         report_at(FindingKind::race, warp, i, lane,
                   verb + where + ", which " +
-                      (block_of(other) == block_of(self.me) ? thread_text(warp, other) + " of its block" :
-                       block_of(other) == block_many ? std::string("other blocks") :
-                       "block " + std::to_string(block_of(other))) +
+                      (block_of(other) == block_of(self.me) ? thread_text(warp, other) + " of its block"
+                       : block_of(other) == block_many      ? std::string("other blocks")
+                                                            : "block " + std::to_string(block_of(other))) +
                       did + " with nothing in between that orders them");
       return;
     }
 }
 
-// 32-byte sectors of a request.
-uint32_t count_sectors(const Addresses& a) {
+// The 32-byte sectors of a request, each once: how many, and how many of them were not in the block's cache.
+void count_sectors(const Addresses& a, Block& block, bool reads, Tally& tally) {
   uint64_t sectors[2 * lanes];
   int n = 0;
   bool ascending = true;
@@ -97,9 +113,16 @@ uint32_t count_sectors(const Addresses& a) {
       sectors[n++] = s;
     }
   });
-  if (ascending) return static_cast<uint32_t>(n);
-  std::sort(sectors, sectors + n);
-  return static_cast<uint32_t>(std::unique(sectors, sectors + n) - sectors);
+  if (!ascending) {
+    std::sort(sectors, sectors + n);
+    n = static_cast<int>(std::unique(sectors, sectors + n) - sectors);
+  }
+  tally.sectors += static_cast<uint64_t>(n);
+  for (int i = 0; reads && i < n; ++i) {
+    uint64_t& tag = block.cache[sectors[i] % cached_sectors];
+    tally.fetched += tag != sectors[i];
+    tag = sectors[i];
+  }
 }
 
 }  // namespace
@@ -140,10 +163,11 @@ void access_global(Warp& warp, const Instruction& instruction, const Addresses& 
     check_alignment(warp, instruction, lane, address, bytes);
     const Allocation* allocation = allocation_of(warp, address);
     if (!allocation || address + bytes > allocation->end) [[unlikely]]
-      out_of_bounds(warp, instruction, lane,
-                    std::to_string(bytes) + " bytes at " +
-                        (allocation ? "byte " + std::to_string(address - allocation->begin) + " of " + describe(*allocation)
-                                    : hexadecimal(address) + ", which is in no allocation"));
+      out_of_bounds(
+          warp, instruction, lane,
+          std::to_string(bytes) + " bytes at " +
+              (allocation ? "byte " + std::to_string(address - allocation->begin) + " of " + describe(*allocation)
+                          : near_what(warp, address)));
     Toucher* written = shadow::written + shadow::index(address);
     Toucher* read = shadow::read + shadow::index(address);
     const Self self = global_self(warp, lane, access == Access::atomic);
@@ -163,7 +187,7 @@ void access_global(Warp& warp, const Instruction& instruction, const Addresses& 
   });
   Tally& tally = warp.run->tallies[instruction.index];
   tally.bytes += static_cast<uint64_t>(std::popcount(addresses.mask)) * bytes;
-  tally.sectors += count_sectors(addresses);
+  count_sectors(addresses, *warp.block, access == Access::read, tally);
 }
 
 uint32_t bank_conflicts(const Addresses& a) {
@@ -209,8 +233,8 @@ void access_shared(Warp& warp, const Instruction& instruction, const Addresses& 
     Toucher w[8], r[8];
     std::copy_n(written, n, w);
     std::copy_n(read, n, r);
-    const unsigned wrong = access == Access::read ? touch_read(written, read, n, order, self)
-                                                  : touch_write(written, read, n, order, self);
+    const unsigned wrong =
+        access == Access::read ? touch_read(written, read, n, order, self) : touch_write(written, read, n, order, self);
     at[lane] = block.shared.data() + offset;
     const bool unwritten = access == Access::atomic && w[0] == 0;
     if (!wrong && !unwritten) [[likely]]
@@ -218,7 +242,8 @@ void access_shared(Warp& warp, const Instruction& instruction, const Addresses& 
     const std::string where = " shared byte " + std::to_string(offset);
     const char* verb = access == Access::read ? "reads" : "writes";
     if ((wrong & never_written) || unwritten)
-      report_at(FindingKind::uninitialized, warp, instruction, lane, std::string("reads") + where + ", which nobody wrote");
+      report_at(FindingKind::uninitialized, warp, instruction, lane,
+                std::string("reads") + where + ", which nobody wrote");
     for (size_t k = 0; (wrong & raced) && k < n; ++k) {
       const Toucher other = order.unordered(w[k], self) ? w[k] : access == Access::read ? 0 : r[k];
       if (other == 0 || !order.unordered(other, self)) continue;
@@ -253,6 +278,7 @@ void access_local(Warp& warp, const Instruction& instruction, const Addresses& a
 void start_copy(Warp& warp, const Instruction& instruction, const Addresses& from, const Addresses& to,
                 const uint32_t* source_bytes) {
   AsyncCopy copy;
+  copy.instruction = &instruction;
   copy.mask = to.mask;
   copy.bytes = static_cast<uint8_t>(to.bytes);
   std::byte *source[lanes], *target[lanes];
@@ -261,7 +287,7 @@ void start_copy(Warp& warp, const Instruction& instruction, const Addresses& fro
     copy.data[lane].fill(std::byte{0});
     if (source_bytes && source_bytes[lane] == 0) whole.mask &= ~(1u << lane);
     if (source_bytes && source_bytes[lane] != 0 && source_bytes[lane] != to.bytes)
-      throw std::runtime_error("softgpu: cp.async with a source size that is neither 0 nor all is not supported");
+      give_up(warp, instruction, lane, "cp.async with a source size that is neither 0 nor all");
   });
   access_global(warp, instruction, whole, Access::read, source);
   access_shared(warp, instruction, to, Access::write, target);
@@ -270,7 +296,8 @@ void start_copy(Warp& warp, const Instruction& instruction, const Addresses& fro
   for_lanes(to.mask, [&](int lane) {
     const uint64_t offset = to.of[lane] - shared_window;
     copy.destination[static_cast<size_t>(lane)] = static_cast<uint32_t>(offset);
-    std::fill_n(warp.block->shared_written.data() + offset / 2, to.bytes / 2, make_toucher(1, 0, thread_pending, latest));
+    std::fill_n(warp.block->shared_written.data() + offset / 2, to.bytes / 2,
+                make_toucher(1, 0, thread_pending, latest));
     std::memset(target[lane], 0xff, to.bytes);
   });
   warp.open_copies.push_back(copy);

@@ -31,19 +31,35 @@ void add_tallies(const Program& program, const std::vector<Tally>& tallies) {
     c.instructions += t.warps;
     c.thread_instructions += t.threads;
     switch (instruction.kind) {
-      case InstructionClass::mma: c.mma += t.warps, c.mma_flops += t.warps * flops_of_mma; break;
-      case InstructionClass::ldmatrix: c.ldmatrix += t.warps; break;
-      case InstructionClass::shared: c.shared += t.warps; break;
-      case InstructionClass::global: c.global += t.warps; break;
-      case InstructionClass::control: c.control += t.warps; break;
-      case InstructionClass::sync: c.sync += t.warps; break;
-      case InstructionClass::special: c.special += t.warps; break;
-      case InstructionClass::other: c.other += t.warps; break;
+      case InstructionClass::mma:
+        c.mma += t.warps, c.mma_flops += t.warps * flops_of_mma;
+        break;
+      case InstructionClass::ldmatrix:
+        c.ldmatrix += t.warps;
+        break;
+      case InstructionClass::shared:
+        c.shared += t.warps;
+        break;
+      case InstructionClass::global:
+        c.global += t.warps;
+        break;
+      case InstructionClass::control:
+        c.control += t.warps;
+        break;
+      case InstructionClass::sync:
+        c.sync += t.warps;
+        break;
+      case InstructionClass::special:
+        c.special += t.warps;
+        break;
+      case InstructionClass::other:
+        c.other += t.warps;
+        break;
     }
     if (instruction.kind == InstructionClass::global) {
-      const bool reads = !opcode.starts_with("st."), writes = opcode.starts_with("st.") || opcode.starts_with("atom") ||
-                                                              opcode.starts_with("red");
-      if (reads) c.global_read_bytes += t.bytes, c.global_read_sectors += t.sectors;
+      const bool reads = !opcode.starts_with("st."),
+                 writes = opcode.starts_with("st.") || opcode.starts_with("atom") || opcode.starts_with("red");
+      if (reads) c.global_read_bytes += t.bytes, c.global_read_sectors += t.sectors, c.global_fetched_sectors += t.fetched;
       if (writes) c.global_write_bytes += t.bytes, c.global_write_sectors += t.sectors;
     }
     if (instruction.kind == InstructionClass::shared || instruction.kind == InstructionClass::ldmatrix)
@@ -64,6 +80,11 @@ void count_launch(const Program& program, uint64_t threads) {
   Counters& c = totals()[program.readable];
   ++c.launches;
   c.threads += threads;
+}
+
+void count_call(const std::string& name) {
+  const std::lock_guard lock(mutex);
+  ++totals()[name].launches;
 }
 
 std::vector<std::pair<std::string, Counters>> all_counters() {

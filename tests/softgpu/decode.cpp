@@ -11,11 +11,10 @@ namespace softgpu {
 namespace {
 
 bool is_special(const std::string& name) {
-  static const std::set<std::string> names = {"%tid.x",    "%tid.y",    "%tid.z",    "%ntid.x",     "%ntid.y", "%ntid.z",
-                                              "%ctaid.x",  "%ctaid.y",  "%ctaid.z",  "%nctaid.x",   "%nctaid.y",
-                                              "%nctaid.z", "%laneid",   "%warpid",   "%nwarpid",    "%clock",
-                                              "%clock64",  "%lanemask_lt", "%lanemask_le", "%lanemask_gt",
-                                              "%lanemask_ge", "%lanemask_eq", "%smid", "%nsmid", "%dynamic_smem_size"};
+  static const std::set<std::string> names = {
+      "%tid.x",   "%tid.y",       "%tid.z",       "%ntid.x",      "%ntid.y",      "%ntid.z",      "%ctaid.x",
+      "%ctaid.y", "%ctaid.z",     "%nctaid.x",    "%nctaid.y",    "%nctaid.z",    "%laneid",      "%warpid",
+      "%nwarpid", "%lanemask_lt", "%lanemask_le", "%lanemask_gt", "%lanemask_ge", "%lanemask_eq", "%dynamic_smem_size"};
   return names.count(name) != 0;
 }
 
@@ -26,8 +25,9 @@ void each_register(const Text& text, const auto& f) {
 
 // Instructions without a result: all their operands are read.
 bool has_no_result(const ParsedInstruction& i) {
-  static const std::set<std::string> names = {"st",   "bra", "exit", "ret",   "bar",  "barrier", "membar", "fence", "red",
-                                              "trap", "nanosleep", "cp", "prefetch", "stmatrix", "brkpt", "discard"};
+  static const std::set<std::string> names = {"st",       "bra",      "exit",  "ret",    "bar",       "barrier",
+                                              "membar",   "fence",    "red",   "trap",   "nanosleep", "cp",
+                                              "prefetch", "stmatrix", "brkpt", "discard"};
   return names.count(i.opcode) != 0;
 }
 
@@ -72,16 +72,23 @@ void Decoder::fail(const ParsedInstruction& at, const std::string& what) const {
                            program_.readable + ")");
 }
 
+// The declaration of %r5: its own, or that of all the %r.
+bool Decoder::is_declared(const std::string& name) const {
+  return kernel_.registers.count(name) ||
+         kernel_.registers.count(name.substr(0, name.find_last_not_of("0123456789") + 1));
+}
+
 const std::string& Decoder::type_of(const std::string& name) const {
   if (const auto found = kernel_.registers.find(name); found != kernel_.registers.end()) return found->second;
-  const size_t digits = name.find_last_not_of("0123456789") + 1;
-  const auto found = kernel_.registers.find(name.substr(0, digits));
-  if (found == kernel_.registers.end()) throw std::runtime_error("softgpu: register " + name + " is not declared");
-  return found->second;
+  return kernel_.registers.at(name.substr(0, name.find_last_not_of("0123456789") + 1));
+}
+
+bool Decoder::is_predicate(const Text& text) const {
+  return text.kind == Text::Kind::reg && !is_special(text.name) && type_of(text.name) == ".pred";
 }
 
 uint32_t Decoder::register_bytes(const Text& text) const {
-  if (is_special(text.name)) return text.name == "%clock64" ? 8 : 4;
+  if (is_special(text.name)) return 4;
   return bytes_of_type(type_of(text.name).substr(1)) == 8 ? 8 : 4;
 }
 
@@ -103,7 +110,8 @@ void Decoder::place_registers() {
     if (!code[i].predicate.empty()) reads[i].push_back(number(code[i].predicate));
     for (size_t o = 0; o < code[i].operands.size(); ++o)
       each_register(code[i].operands[o], [&](const std::string& name) {
-        if (is_special(name) || name == "_") return;
+        if (is_special(name)) return;
+        if (!is_declared(name)) fail(code[i], "register " + name + " is not known");
         const bool written = result && o == 0 && code[i].operands[o].kind != Text::Kind::address;
         (written ? writes : reads)[i].push_back(number(name));
         if (written && !code[i].predicate.empty()) reads[i].push_back(number(name));  // lanes that keep their value
@@ -116,8 +124,8 @@ void Decoder::place_registers() {
     changed = false;
     for (size_t i = n; i-- > 0;) {
       Bits out(words);
-      const bool leaves = (code[i].opcode == "bra" || code[i].opcode == "exit" || code[i].opcode == "ret") &&
-                          code[i].predicate.empty();
+      const bool leaves =
+          (code[i].opcode == "bra" || code[i].opcode == "exit" || code[i].opcode == "ret") && code[i].predicate.empty();
       if (!leaves) out = alive[i + 1];
       if (code[i].opcode == "bra") {
         const Bits& target = alive[kernel_.labels.at(code[i].operands.at(0).name)];
@@ -137,7 +145,8 @@ void Decoder::place_registers() {
     for (size_t r : writes[i]) touch(r);
     for (size_t r : reads[i]) touch(r);
     for (size_t w = 0; w < words; ++w)
-      for (uint64_t bits = alive[i][w]; bits; bits &= bits - 1) touch(w * 64 + static_cast<size_t>(__builtin_ctzll(bits)));
+      for (uint64_t bits = alive[i][w]; bits; bits &= bits - 1)
+        touch(w * 64 + static_cast<size_t>(__builtin_ctzll(bits)));
   }
   // A place is free again after the last instruction; a result never shares a place with an operand of its own
   // instruction, because handlers may write one before they have read all.
@@ -231,24 +240,28 @@ Operand Decoder::special(const std::string& name) {
   for (const Special& s : program_.specials)
     if (s.name == name) return s.place;
   program_.specials.push_back({name, {program_.register_bytes, false}});
-  program_.register_bytes += name == "%clock64" ? 2 * lane_bytes : lane_bytes;
+  program_.register_bytes += lane_bytes;
   return program_.specials.back().place;
 }
 
 Operand Decoder::operand(const Text& text, uint32_t bytes) {
+  if (text.negated) throw std::runtime_error("softgpu: a negated operand");  // setp and vote take the ! away
   switch (text.kind) {
     case Text::Kind::reg:
       if (is_special(text.name)) return special(text.name);
-      if (text.name == "WARP_SZ") return constant(lanes, bytes);
       if (registers_.count(text.name) == 0) throw std::runtime_error("softgpu: register " + text.name + "?");
       return {registers_.at(text.name), false};
     case Text::Kind::integer:
-    case Text::Kind::real64: return constant(bytes == 8 ? text.bits : static_cast<uint32_t>(text.bits), bytes);
+    case Text::Kind::real64:
+      return constant(bytes == 8 ? text.bits : static_cast<uint32_t>(text.bits), bytes);
     case Text::Kind::real32:
       if (bytes == 8) throw std::runtime_error("softgpu: an f32 constant where 64 bits are read");
       return constant(text.bits, 4);
-    case Text::Kind::name: return constant(symbol(text.name, ""), bytes);
-    default: throw std::runtime_error("softgpu: an operand of this form is not known in " + program_.readable);
+    case Text::Kind::name:
+      if (text.name == "WARP_SZ") return constant(lanes, bytes);
+      return constant(symbol(text.name, ""), bytes);
+    default:
+      throw std::runtime_error("softgpu: an operand of this form is not known in " + program_.readable);
   }
 }
 
@@ -259,7 +272,8 @@ Operand Decoder::typed(const Text& text, const std::string& type) {
 }
 
 Operand Decoder::destination(const Text& text) {
-  if (text.kind != Text::Kind::reg) throw std::runtime_error("softgpu: a result that is no register");
+  if (text.name != "_" && (text.kind != Text::Kind::reg || is_special(text.name)))
+    throw std::runtime_error("softgpu: a result that is no register");
   if (text.name == "_") {  // nobody reads it
     static const std::string sink = "_";
     if (!registers_.count(sink)) {
@@ -338,7 +352,7 @@ void Decoder::run() {
     bool known = false;
     try {
       known = decode_warp(*this, from, to) || decode_memory(*this, from, to) || decode_matrix(*this, from, to) ||
-              decode_conversion(*this, from, to) || decode_arithmetic(*this, from, to);
+              decode_conversion(*this, from, to) || decode_bits(*this, from, to) || decode_arithmetic(*this, from, to);
     } catch (const std::exception& error) {
       fail(from, error.what());
     }
@@ -355,8 +369,8 @@ void Decoder::run() {
   program_.instructions.push_back(end);
   find_mma_loop();
   program_.constants_memory.resize(constant_bytes_ + 64);
-  program_.constants = program_.constants_memory.data() +
-                       (64 - reinterpret_cast<uintptr_t>(program_.constants_memory.data()) % 64) % 64;
+  program_.constants =
+      program_.constants_memory.data() + (64 - reinterpret_cast<uintptr_t>(program_.constants_memory.data()) % 64) % 64;
   for (const auto& [value, offset] : constants_)
     for (int lane = 0; lane < lanes; ++lane)
       std::memcpy(program_.constants + offset + static_cast<size_t>(lane) * value.second, &value.first, value.second);

@@ -23,6 +23,7 @@ class Decoder {
   uint32_t list(const std::vector<Operand>& operands);
   // An address operand: its base register (or a constant 0 or symbol address) and the offset in to.immediate.
   Operand address(const Text& text, const std::string& space, Instruction& to);
+  bool is_predicate(const Text& text) const;
   uint32_t register_bytes(const Text& text) const;  // 4 or 8
   uint64_t symbol(const std::string& name, const std::string& space_hint) const;
   uint32_t label(const Text& text) const;
@@ -30,6 +31,7 @@ class Decoder {
   Program& program() { return program_; }
 
  private:
+  bool is_declared(const std::string& name) const;
   const std::string& type_of(const std::string& name) const;
   void place_registers();
   void place_variables();
@@ -44,7 +46,7 @@ class Decoder {
   std::map<std::pair<uint64_t, uint32_t>, uint32_t> constants_;
   std::vector<std::pair<uint64_t, uint32_t>> constant_values_;  // value, bytes
   uint32_t constant_bytes_ = 0;
-  std::map<std::string, uint64_t> symbols_;    // address of parameters, shared and local variables
+  std::map<std::string, uint64_t> symbols_;  // address of parameters, shared and local variables
 };
 
 inline bool has_flag(const ParsedInstruction& i, const char* flag) {

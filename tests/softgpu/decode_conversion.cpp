@@ -23,12 +23,16 @@ template <class T>
 struct Element {
   using Slot = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
   static T load(Slot x) {
-    if constexpr (std::is_floating_point_v<T>) return std::bit_cast<T>(x);
-    else return static_cast<T>(x);
+    if constexpr (std::is_floating_point_v<T>)
+      return std::bit_cast<T>(x);
+    else
+      return static_cast<T>(x);
   }
   static Slot store(T x) {
-    if constexpr (std::is_floating_point_v<T>) return std::bit_cast<Slot>(x);
-    else return static_cast<Slot>(x);  // sign-extended into a wider register, as PTX says
+    if constexpr (std::is_floating_point_v<T>)
+      return std::bit_cast<Slot>(x);
+    else
+      return static_cast<Slot>(x);  // sign-extended into a wider register, as PTX says
   }
 };
 template <>
@@ -43,20 +47,26 @@ enum Rounding : uint8_t { none, nearest, toward_zero, down, up };
 template <class F>
 F rounded(F x, Rounding r) {
   switch (r) {
-    case nearest: return std::nearbyint(x);
-    case toward_zero: return std::trunc(x);
-    case down: return std::floor(x);
-    case up: return std::ceil(x);
-    case none: return x;
+    case nearest:
+      return std::nearbyint(x);
+    case toward_zero:
+      return std::trunc(x);
+    case down:
+      return std::floor(x);
+    case up:
+      return std::ceil(x);
+    case none:
+      return x;
   }
   return x;
 }
 
-// Out of range: the nearest value; NaN: 0.
+// Out of range: the nearest value; NaN: 0, or only the top bit where 64 bits take part (PTX ISA 9.0, cvt).
 template <class D, class F>
 D to_integer(F x, Rounding r) {
   x = rounded(x, r);
-  if (x != x) return 0;
+  constexpr bool wide = sizeof(D) == 8 || sizeof(F) == 8;
+  if (x != x) return wide ? static_cast<D>(std::make_unsigned_t<D>(1) << (8 * sizeof(D) - 1)) : D(0);
   constexpr D least = std::numeric_limits<D>::min(), most = std::numeric_limits<D>::max();
   if (x <= static_cast<F>(least)) return least;
   if (x >= static_cast<F>(most)) return most;
@@ -73,7 +83,8 @@ void convert(Warp& w, const Instruction& i, uint32_t mask) {
   store_lanes(w.write<typename To::Slot>(i.d), mask, [&](int l) -> typename To::Slot {
     const auto x = From::load(a[l]);
     if constexpr (std::is_integral_v<D>) {
-      if constexpr (std::is_floating_point_v<decltype(x)>) return To::store(to_integer<D>(x, rounding));
+      if constexpr (std::is_floating_point_v<decltype(x)>)
+        return To::store(to_integer<D>(x, rounding));
       else {
         if (i.count) {
           if (std::cmp_less(x, std::numeric_limits<D>::min())) return To::store(std::numeric_limits<D>::min());
@@ -138,12 +149,18 @@ bool decode_conversion(Decoder& decoder, const ParsedInstruction& from, Instruct
   const bool from_float = s[0] == 'f' || s[0] == 'b';
   for (size_t k = 0; k + 2 < from.flags.size(); ++k) {
     const std::string& flag = from.flags[k];
-    if (flag == "rni") to.flags = nearest;
-    else if (flag == "rzi") to.flags = toward_zero;
-    else if (flag == "rmi") to.flags = down;
-    else if (flag == "rpi") to.flags = up;
-    else if (flag == "sat") to.count = 1;
-    else if (flag != "rn") return false;
+    if (flag == "rni")
+      to.flags = nearest;
+    else if (flag == "rzi")
+      to.flags = toward_zero;
+    else if (flag == "rmi")
+      to.flags = down;
+    else if (flag == "rpi")
+      to.flags = up;
+    else if (flag == "sat")
+      to.count = 1;
+    else if (flag != "rn")
+      return false;
   }
   if (from_float && (d[0] == 'u' || d[0] == 's') && to.flags == none) return false;
   to.d = decoder.destination(from.operands.at(0));
@@ -154,8 +171,8 @@ bool decode_conversion(Decoder& decoder, const ParsedInstruction& from, Instruct
     return to.count == 0;
   }
   // A result narrower than its register: sign- or zero-extended to the register's size.
-  const bool widens = from.operands[0].kind == Text::Kind::reg && decoder.register_bytes(from.operands[0]) == 8 &&
-                      bytes_of_type(d) < 8;
+  const bool widens =
+      from.operands[0].kind == Text::Kind::reg && decoder.register_bytes(from.operands[0]) == 8 && bytes_of_type(d) < 8;
   if (widens) return false;
   if (from.operands[1].kind == Text::Kind::reg && decoder.register_bytes(from.operands[1]) == 8 && bytes_of_type(s) < 8)
     return false;

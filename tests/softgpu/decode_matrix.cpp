@@ -1,5 +1,6 @@
 // ldmatrix and mma.sync, by the fragment layouts of the PTX ISA (Warp Level Matrix Instructions).
 #include <bit>
+#include <set>
 
 #include "tests/softgpu/accesses.h"
 #include "tests/softgpu/decode.h"
@@ -8,8 +9,10 @@ namespace softgpu {
 namespace {
 
 void need_all_lanes(const Warp& warp, const Instruction& i, uint32_t mask) {
-  if (mask != 0xffffffffu)
-    report_at(FindingKind::barrier, warp, i, std::countr_zero(mask), "needs all 32 lanes, has " + fmt_mask(mask));
+  if (mask == 0xffffffffu) [[likely]]
+    return;
+  report_at(FindingKind::barrier, warp, i, std::countr_zero(mask), "needs all 32 lanes, has " + fmt_mask(mask));
+  throw LaunchFailed{};
 }
 
 // count: matrices of 8 × 8 elements of 2 bytes; flags bit 0: transposed. Lane 8·m + r holds the address of row r of
@@ -85,8 +88,13 @@ std::vector<Text> parts_of(const Text& text) {
 }
 
 bool decode_ldmatrix(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
-  if (!has_flag(from, "m8n8") || from.flags.back() != "b16" || !(has_flag(from, "shared") || has_flag(from, "shared::cta")))
+  if (!has_flag(from, "m8n8") || from.flags.back() != "b16" ||
+      !(has_flag(from, "shared") || has_flag(from, "shared::cta")))
     return false;
+  static const std::set<std::string> known = {"sync", "aligned", "m8n8",   "x1",          "x2",
+                                              "x4",   "trans",   "shared", "shared::cta", "b16"};
+  for (const std::string& flag : from.flags)
+    if (known.count(flag) == 0) return false;
   to.control = Control::warp_sync;
   to.kind = InstructionClass::ldmatrix;
   to.count = has_flag(from, "x4") ? 4 : has_flag(from, "x2") ? 2 : 1;

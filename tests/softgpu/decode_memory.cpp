@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <mutex>
+#include <set>
 
 #include "tests/softgpu/accesses.h"
 #include "tests/softgpu/decode.h"
@@ -28,8 +29,10 @@ void load_elements(Warp& warp, const Instruction& i, uint32_t mask, std::byte* c
         const int shift = 64 - 8 * i.bytes;
         value = static_cast<uint64_t>(static_cast<int64_t>(value << shift) >> shift);
       }
-      if (i.flags & wide_register) wide[lane] = value;
-      else narrow[lane] = static_cast<uint32_t>(value);
+      if (i.flags & wide_register)
+        wide[lane] = value;
+      else
+        narrow[lane] = static_cast<uint32_t>(value);
     }
   }
 }
@@ -68,9 +71,12 @@ Addresses part_of(const Addresses& all, Space space) {
 void access_space(Warp& warp, const Instruction& i, Space space, const Addresses& a, Access access,
                   std::byte* (&at)[lanes]) {
   if (a.mask == 0) return;
-  if (space == global) access_global(warp, i, a, access, at);
-  else if (space == shared) access_shared(warp, i, a, access, at);
-  else if (space == local) access_local(warp, i, a, at);
+  if (space == global)
+    access_global(warp, i, a, access, at);
+  else if (space == shared)
+    access_shared(warp, i, a, access, at);
+  else if (space == local)
+    access_local(warp, i, a, at);
   else {
     for (int lane = 0; lane < lanes; ++lane) {
       if (!(a.mask >> lane & 1)) continue;
@@ -121,15 +127,42 @@ InstructionClass class_of(Space space) {
 }
 
 void decode_access(Decoder& decoder, const ParsedInstruction& from, Instruction& to, bool loads) {
-  static const char* const known[] = {"global", "const", "shared",  "shared::cta", "local", "param",   "nc",
-                                      "v2",     "v4",    "relaxed", "weak",        "gpu",   "cta",     "sys",
-                                      "volatile", "ca",  "cg",      "cs",          "lu",    "cv",      "wb",
-                                      "wt",       "L1::no_allocate", "L1::evict_last", "L1::evict_first", "L2::128B",
-                                      "L2::256B", "L2::64B", "acquire", "release"};
+  static const char* const known[] = {"global",
+                                      "const",
+                                      "shared",
+                                      "shared::cta",
+                                      "local",
+                                      "param",
+                                      "nc",
+                                      "v2",
+                                      "v4",
+                                      "relaxed",
+                                      "weak",
+                                      "gpu",
+                                      "cta",
+                                      "sys",
+                                      "volatile",
+                                      "ca",
+                                      "cg",
+                                      "cs",
+                                      "lu",
+                                      "cv",
+                                      "wb",
+                                      "wt",
+                                      "L1::no_allocate",
+                                      "L1::evict_last",
+                                      "L1::evict_first",
+                                      "L2::128B",
+                                      "L2::256B",
+                                      "L2::64B",
+                                      "acquire",
+                                      "release"};
   for (size_t k = 0; k + 1 < from.flags.size(); ++k)
     if (std::find(std::begin(known), std::end(known), from.flags[k]) == std::end(known))
       decoder.fail(from, "a modifier that is not known");
   const std::string& type = from.flags.back();
+  if (type == "pred" || bytes_of_type(type) > 8) decoder.fail(from, "a type that is not known");
+  if (from.operands.size() != 2) decoder.fail(from, "another number of operands");
   const Space space = space_named(from);
   const Text& values = from.operands.at(loads ? 0 : 1);
   to.bytes = static_cast<uint8_t>(bytes_of_type(type));
@@ -140,7 +173,8 @@ void decode_access(Decoder& decoder, const ParsedInstruction& from, Instruction&
   const std::vector<Text> parts = values.kind == Text::Kind::list ? values.parts : std::vector<Text>{values};
   if (parts.size() != to.count) decoder.fail(from, "a vector of another length");
   for (const Text& part : parts) {
-    const bool wide = part.kind == Text::Kind::reg ? part.name != "_" && decoder.register_bytes(part) == 8 : to.bytes == 8;
+    const bool wide =
+        part.kind == Text::Kind::reg ? part.name != "_" && decoder.register_bytes(part) == 8 : to.bytes == 8;
     if (wide) to.flags |= wide_register;
     places.push_back(loads ? decoder.destination(part) : decoder.operand(part, wide ? 8 : 4));
   }
@@ -168,25 +202,49 @@ bool decode_cvta(Decoder& decoder, const ParsedInstruction& from, Instruction& t
   return true;
 }
 
-enum AtomOperation : uint8_t { atom_add, atom_min_s, atom_min_u, atom_max_s, atom_max_u, atom_and, atom_or, atom_xor,
-                               atom_exch, atom_cas, atom_inc, atom_dec };
+enum AtomOperation : uint8_t {
+  atom_add,
+  atom_min_s,
+  atom_min_u,
+  atom_max_s,
+  atom_max_u,
+  atom_and,
+  atom_or,
+  atom_xor,
+  atom_exch,
+  atom_cas,
+  atom_inc,
+  atom_dec
+};
 
 template <class T>
 T combine(AtomOperation operation, T old, T b, T c) {
   using S = std::make_signed_t<T>;
   switch (operation) {
-    case atom_add: return old + b;
-    case atom_min_s: return static_cast<T>(std::min(static_cast<S>(old), static_cast<S>(b)));
-    case atom_max_s: return static_cast<T>(std::max(static_cast<S>(old), static_cast<S>(b)));
-    case atom_min_u: return std::min(old, b);
-    case atom_max_u: return std::max(old, b);
-    case atom_and: return old & b;
-    case atom_or: return old | b;
-    case atom_xor: return old ^ b;
-    case atom_exch: return b;
-    case atom_cas: return old == b ? c : old;
-    case atom_inc: return old >= b ? 0 : old + 1;
-    case atom_dec: return old == 0 || old > b ? b : old - 1;
+    case atom_add:
+      return old + b;
+    case atom_min_s:
+      return static_cast<T>(std::min(static_cast<S>(old), static_cast<S>(b)));
+    case atom_max_s:
+      return static_cast<T>(std::max(static_cast<S>(old), static_cast<S>(b)));
+    case atom_min_u:
+      return std::min(old, b);
+    case atom_max_u:
+      return std::max(old, b);
+    case atom_and:
+      return old & b;
+    case atom_or:
+      return old | b;
+    case atom_xor:
+      return old ^ b;
+    case atom_exch:
+      return b;
+    case atom_cas:
+      return old == b ? c : old;
+    case atom_inc:
+      return old >= b ? 0 : old + 1;
+    case atom_dec:
+      return old == 0 || old > b ? b : old - 1;
   }
   return old;
 }
@@ -218,14 +276,25 @@ bool decode_atomic(Decoder& decoder, const ParsedInstruction& from, Instruction&
   const std::string& type = from.flags.back();
   if (type[0] == 'f' || type.find("16") != std::string::npos)
     decoder.fail(from, "atomic operations on floats are not deterministic, and not supported");
-  const std::map<std::string, AtomOperation> names = {
-      {"add", atom_add}, {"min", type[0] == 's' ? atom_min_s : atom_min_u}, {"max", type[0] == 's' ? atom_max_s : atom_max_u},
-      {"and", atom_and}, {"or", atom_or}, {"xor", atom_xor}, {"exch", atom_exch}, {"cas", atom_cas}, {"inc", atom_inc},
-      {"dec", atom_dec}};
+  static const std::set<std::string> scopes = {"relaxed", "acquire", "release", "acq_rel", "cta",
+                                               "gpu",     "sys",     "global",  "shared",  "shared::cta"};
+  const std::map<std::string, AtomOperation> names = {{"add", atom_add},
+                                                      {"min", type[0] == 's' ? atom_min_s : atom_min_u},
+                                                      {"max", type[0] == 's' ? atom_max_s : atom_max_u},
+                                                      {"and", atom_and},
+                                                      {"or", atom_or},
+                                                      {"xor", atom_xor},
+                                                      {"exch", atom_exch},
+                                                      {"cas", atom_cas},
+                                                      {"inc", atom_inc},
+                                                      {"dec", atom_dec}};
   const AtomOperation* operation = nullptr;
   for (const std::string& flag : from.flags)
     if (const auto found = names.find(flag); found != names.end()) operation = &found->second;
-  if (!operation) return false;
+  for (size_t k = 0; k + 1 < from.flags.size(); ++k)
+    if (scopes.count(from.flags[k]) == 0 && names.count(from.flags[k]) == 0) return false;
+  if (!operation || bytes_of_type(type) < 4 || bytes_of_type(type) > 8) return false;
+  if (from.operands.size() != (result ? 1u : 0u) + (*operation == atom_cas ? 3 : 2)) return false;
   const Space space = space_named(from);
   const size_t first = result ? 1 : 0;
   to.kind = class_of(space);
@@ -237,9 +306,12 @@ bool decode_atomic(Decoder& decoder, const ParsedInstruction& from, Instruction&
   if (result) to.d = decoder.destination(from.operands[0]);
   to.more = decoder.list({{*operation, false}, {result ? 1u : 0u, false}});
   const bool wide = to.bytes == 8;
-  if (space == shared) to.run = wide ? atomic<uint64_t, shared> : atomic<uint32_t, shared>;
-  else if (space == global) to.run = wide ? atomic<uint64_t, global> : atomic<uint32_t, global>;
-  else to.run = wide ? atomic<uint64_t, generic> : atomic<uint32_t, generic>;
+  if (space == shared)
+    to.run = wide ? atomic<uint64_t, shared> : atomic<uint32_t, shared>;
+  else if (space == global)
+    to.run = wide ? atomic<uint64_t, global> : atomic<uint32_t, global>;
+  else
+    to.run = wide ? atomic<uint64_t, generic> : atomic<uint32_t, generic>;
   return true;
 }
 
@@ -255,16 +327,14 @@ void async_copy(Warp& warp, const Instruction& i, uint32_t mask) {
   start_copy(warp, i, from, to, i.count ? warp.read<uint32_t>(i.c) : nullptr);
 }
 void async_commit(Warp& warp, const Instruction&, uint32_t) { commit_copies(warp); }
-void async_wait(Warp& warp, const Instruction& i, uint32_t) {
-  wait_copies(warp, i, static_cast<size_t>(i.immediate));
-}
+void async_wait(Warp& warp, const Instruction& i, uint32_t) { wait_copies(warp, i, static_cast<size_t>(i.immediate)); }
 void async_wait_all(Warp& warp, const Instruction& i, uint32_t) {
   commit_copies(warp);
   wait_copies(warp, i, 0);
 }
 
 bool decode_async_copy(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
-  if (from.flags.empty() || from.flags[0] != "async") return false;
+  if (from.flags.empty() || from.flags[0] != "async" || has_flag(from, "bulk")) return false;
   to.kind = InstructionClass::sync;
   // Groups are kept for a whole warp: its lanes have to commit and wait together.
   if (has_flag(from, "commit_group") || has_flag(from, "wait_group") || has_flag(from, "wait_all")) {
@@ -273,7 +343,11 @@ bool decode_async_copy(Decoder& decoder, const ParsedInstruction& from, Instruct
     if (has_flag(from, "wait_group")) to.immediate = static_cast<int64_t>(from.operands.at(0).bits);
     return true;
   }
-  if (!(has_flag(from, "ca") || has_flag(from, "cg")) || has_flag(from, "bulk")) return false;
+  static const std::set<std::string> known = {"async",  "ca",      "cg",       "shared",  "shared::cta",
+                                              "global", "L2::64B", "L2::128B", "L2::256B"};
+  for (const std::string& flag : from.flags)
+    if (known.count(flag) == 0) return false;
+  if (!has_flag(from, "ca") && !has_flag(from, "cg")) return false;
   to.kind = InstructionClass::global;
   Instruction source;
   to.b = decoder.address(from.operands.at(1), "global", source);
@@ -283,6 +357,8 @@ bool decode_async_copy(Decoder& decoder, const ParsedInstruction& from, Instruct
   if (has_flag(from, "cg") ? to.bytes != 16 : to.bytes != 4 && to.bytes != 8 && to.bytes != 16)
     decoder.fail(from, "a size that cp.async does not allow");
   to.count = from.operands.size() > 3;
+  if (from.operands.size() > 4 || (to.count && decoder.is_predicate(from.operands[3])))
+    decoder.fail(from, "an operand that is not known");
   if (to.count) to.c = decoder.operand(from.operands[3], 4);
   to.run = async_copy;
   return true;

@@ -46,6 +46,10 @@ std::string text_of(FindingKind kind, const Place& place, const std::string& tex
   std::string result = "softgpu: " + rank_prefix() + name_of(kind);
   if (!place.kernel.empty()) result += " in " + place.kernel;
   if (!place.file.empty()) result += " at " + place.file + ":" + std::to_string(place.line);
+  if (!place.inlined_file.empty()) {
+    result += " (inlined: " + place.inlined_file.substr(place.inlined_file.rfind('/') + 1) + ":";
+    result += std::to_string(place.inlined_line) + ")";
+  }
   if (place.block[0] >= 0) result += ", block " + triple(place.block);
   if (place.thread[0] >= 0) result += ", thread " + triple(place.thread);
   return result + "\n         " + text + "\n";
@@ -86,6 +90,7 @@ const char* name_of(FindingKind kind) {
 void report(FindingKind kind, const Place& place, const std::string& text) {
   std::string key = name_of(kind);
   key += '\n' + place.kernel + '\n' + place.file + '\n' + std::to_string(place.line);
+  key += '\n' + place.inlined_file + '\n' + std::to_string(place.inlined_line);
   if (place.file.empty()) key += '\n' + text;  // no source line tells two of them apart
   Findings& all = findings();
   const std::lock_guard lock(all.mutex);

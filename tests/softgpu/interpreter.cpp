@@ -4,6 +4,7 @@
 #include <mutex>
 #include <thread>
 
+#include "tests/softgpu/accesses.h"
 #include "tests/softgpu/counters.h"
 #include "tests/softgpu/streams.h"
 #include "tests/softgpu/warp.h"
@@ -32,22 +33,38 @@ void set_special_registers(Warp& warp) {
     const std::string& name = s.name;
     const auto thread = [&](int lane) { return static_cast<uint32_t>(warp.index * lanes + lane); };
     const int axis = name.back() == 'x' ? 0 : name.back() == 'y' ? 1 : 2;
-    if (name == "%tid.x") fill(warp, s.place, [&](int lane) { return thread(lane) % nx; });
-    else if (name == "%tid.y") fill(warp, s.place, [&](int lane) { return thread(lane) / nx % ny; });
-    else if (name == "%tid.z") fill(warp, s.place, [&](int lane) { return thread(lane) / nx / ny; });
-    else if (name.starts_with("%ntid")) fill(warp, s.place, [&](int) { return launch.block[axis]; });
-    else if (name.starts_with("%ctaid")) fill(warp, s.place, [&](int) { return block.id[axis]; });
-    else if (name.starts_with("%nctaid")) fill(warp, s.place, [&](int) { return launch.grid[axis]; });
-    else if (name == "%laneid") fill(warp, s.place, [](int lane) { return lane; });
-    else if (name == "%warpid") fill(warp, s.place, [&](int) { return warp.index; });
-    else if (name == "%nwarpid") fill(warp, s.place, [&](int) { return block.warps.size(); });
-    else if (name == "%lanemask_lt") fill(warp, s.place, [](int lane) { return (1u << lane) - 1; });
-    else if (name == "%lanemask_le") fill(warp, s.place, [](int lane) { return (2u << lane) - 1; });
-    else if (name == "%lanemask_eq") fill(warp, s.place, [](int lane) { return 1u << lane; });
-    else if (name == "%lanemask_ge") fill(warp, s.place, [](int lane) { return ~((1u << lane) - 1); });
-    else if (name == "%lanemask_gt") fill(warp, s.place, [](int lane) { return ~((2u << lane) - 1); });
-    else if (name == "%dynamic_smem_size") fill(warp, s.place, [&](int) { return launch.dynamic_shared_bytes; });
-    else throw std::runtime_error("softgpu: special register " + name + " is not known");
+    if (name == "%tid.x")
+      fill(warp, s.place, [&](int lane) { return thread(lane) % nx; });
+    else if (name == "%tid.y")
+      fill(warp, s.place, [&](int lane) { return thread(lane) / nx % ny; });
+    else if (name == "%tid.z")
+      fill(warp, s.place, [&](int lane) { return thread(lane) / nx / ny; });
+    else if (name.starts_with("%ntid"))
+      fill(warp, s.place, [&](int) { return launch.block[axis]; });
+    else if (name.starts_with("%ctaid"))
+      fill(warp, s.place, [&](int) { return block.id[axis]; });
+    else if (name.starts_with("%nctaid"))
+      fill(warp, s.place, [&](int) { return launch.grid[axis]; });
+    else if (name == "%laneid")
+      fill(warp, s.place, [](int lane) { return lane; });
+    else if (name == "%warpid")
+      fill(warp, s.place, [&](int) { return warp.index; });
+    else if (name == "%nwarpid")
+      fill(warp, s.place, [&](int) { return block.warps.size(); });
+    else if (name == "%lanemask_lt")
+      fill(warp, s.place, [](int lane) { return (1u << lane) - 1; });
+    else if (name == "%lanemask_le")
+      fill(warp, s.place, [](int lane) { return (2u << lane) - 1; });
+    else if (name == "%lanemask_eq")
+      fill(warp, s.place, [](int lane) { return 1u << lane; });
+    else if (name == "%lanemask_ge")
+      fill(warp, s.place, [](int lane) { return ~((1u << lane) - 1); });
+    else if (name == "%lanemask_gt")
+      fill(warp, s.place, [](int lane) { return ~((2u << lane) - 1); });
+    else if (name == "%dynamic_smem_size")
+      fill(warp, s.place, [&](int) { return launch.dynamic_shared_bytes; });
+    else
+      throw std::runtime_error("softgpu: special register " + name + " is not known");
   }
 }
 
@@ -69,6 +86,7 @@ void start_block(Block& block, uint64_t number) {
   block.shared_written.assign(block.shared_bytes / 2 + 32, 0);
   block.shared_read.assign(block.shared_bytes / 2 + 32, 0);
   block.barrier_epoch = 0;
+  block.cache.assign(cached_sectors, 0);
   block.local.assign(static_cast<size_t>(program.local_bytes) * warps * lanes, std::byte{0xff});
   for (size_t w = 0; w < warps; ++w) {
     Warp& warp = block.warps[w];
@@ -95,7 +113,8 @@ void merge_groups(Warp& warp) {
       groups[i - 1].mask |= groups[i].mask;
       groups[i - 1].waiting = false;  // looked at again, now that there are more
       groups.erase(groups.begin() + static_cast<std::ptrdiff_t>(i));
-    } else ++i;
+    } else
+      ++i;
 }
 
 uint32_t predicate_mask(const Warp& warp, const Instruction& i) {
@@ -103,10 +122,38 @@ uint32_t predicate_mask(const Warp& warp, const Instruction& i) {
   return i.negated ? ~mask : mask;
 }
 
-// The lanes that have to arrive together at this instruction.
+// The lanes that have to arrive together at this instruction: those that any of the group's member masks names.
 uint32_t needed_lanes(const Warp& warp, const Instruction& i, uint32_t group) {
   if (!i.has_member_mask) return warp.live;
-  return warp.read<uint32_t>(i.member_mask)[__builtin_ctz(group)];
+  const uint32_t* members = warp.read<uint32_t>(i.member_mask);
+  if (i.member_mask.constant) return members[0];
+  uint32_t needed = 0;
+  for (uint32_t rest = group; rest; rest &= rest - 1) needed |= members[__builtin_ctz(rest)];
+  return needed;
+}
+
+// A warp-wide instruction: once for each set of lanes that named the same member mask.
+void run_together(Warp& warp, const Instruction& i, uint32_t mask) {
+  if (!i.has_member_mask || (i.member_mask.constant && (mask & ~*warp.read<uint32_t>(i.member_mask)) == 0))
+    return i.run(warp, i, mask);
+  while (mask) {
+    const uint32_t* members = warp.read<uint32_t>(i.member_mask);
+    const int first = __builtin_ctz(mask);
+    const uint32_t named = members[first];
+    uint32_t same = 0;
+    for (uint32_t rest = mask; rest; rest &= rest - 1) {
+      const int lane = __builtin_ctz(rest);
+      if (members[lane] == named)
+        same |= 1u << lane;
+      else if ((named >> lane & 1) != 0)
+        report_at(FindingKind::barrier, warp, i, lane,
+                  "names other members than lane " + std::to_string(first) + ", which names it");
+    }
+    if ((same & ~named) != 0)
+      report_at(FindingKind::barrier, warp, i, __builtin_ctz(same & ~named), "is not among the members that it names");
+    i.run(warp, i, same);
+    mask &= ~same;
+  }
 }
 
 void count(Warp& warp, const Instruction& i, uint32_t mask) {
@@ -155,11 +202,13 @@ void run_warp(Warp& warp) {
         ++pc;
         continue;
       }
-      count(warp, i, mask);
       if (i.control == Control::branch) {
+        count(warp, i, lanes_here);  // the predicate is what it decides on
         const auto target = static_cast<uint32_t>(i.immediate);
-        if (mask == lanes_here) pc = target;
-        else if (mask == 0) ++pc;
+        if (mask == lanes_here)
+          pc = target;
+        else if (mask == 0)
+          ++pc;
         else {
           group.mask = lanes_here & ~mask;
           group.pc = pc + 1;
@@ -171,11 +220,13 @@ void run_warp(Warp& warp) {
         continue;
       }
       if (i.control == Control::exit) {
+        count(warp, i, mask);
         if (mask == 0) {
           ++pc;
           continue;
         }
         warp.live &= ~mask;
+        for (Group& other : warp.groups) other.waiting = false;  // perhaps for these
         group.mask = lanes_here & ~mask;
         group.pc = pc + 1;
         goto regroup;
@@ -187,13 +238,13 @@ void run_warp(Warp& warp) {
       }
       const uint32_t needed = needed_lanes(warp, i, mask);
       if ((needed & ~mask) != 0 && !forced) {
-        --warp.run->tallies[i.index].warps;
         group.pc = pc;
         group.waiting = true;
         goto regroup;
       }
       forced = false;
       if (i.control == Control::barrier) {
+        count(warp, i, mask);
         group.pc = pc + 1;
         warp.at_barrier = true;
         warp.barrier = static_cast<uint32_t>(i.immediate);
@@ -201,7 +252,8 @@ void run_warp(Warp& warp) {
         merge_groups(warp);
         return;
       }
-      i.run(warp, i, mask);
+      run_together(warp, i, mask);
+      count(warp, i, mask);
       ++pc;
     }
     group.pc = pc;
@@ -215,13 +267,26 @@ void run_warp(Warp& warp) {
 void pass_barrier(Block& block) {
   uint64_t latest = 0;
   for (const Warp& warp : block.warps) latest = std::max(latest, warp.epoch);
-  constexpr uint64_t most = (uint64_t{1} << epoch_bits) - 3;
-  if (latest > most) throw std::runtime_error("softgpu: a block with more than 16,380 barriers is not supported");
+  if (latest >= last_epoch) {
+    const Warp& warp = block.warps[0];
+    const size_t at = warp.groups.empty() ? 0 : warp.groups[0].pc - 1;
+    give_up(warp, block.run->program->instructions[at], 0, "more than 16,380 __syncwarp and barriers in a block");
+  }
   block.barrier_epoch = latest;
   for (Warp& warp : block.warps) {
     warp.epoch = latest + 1;
     warp.at_barrier = false;
   }
+}
+
+void check_open_copies(Warp& warp) {
+  commit_copies(warp);
+  for (const std::vector<AsyncCopy>& group : warp.committed)
+    for (const AsyncCopy& copy : group) {
+      report_at(FindingKind::missing_wait, warp, *copy.instruction, __builtin_ctz(copy.mask),
+                "the block ends before this cp.async has been waited for");
+      return;
+    }
 }
 
 void run_block(Block& block) {
@@ -250,11 +315,7 @@ void run_block(Block& block) {
     }
     pass_barrier(block);
   }
-  for (Warp& warp : block.warps)
-    if (!warp.open_copies.empty() || !warp.committed.empty()) {
-      const Instruction& end = block.run->program->instructions.back();
-      report_at(FindingKind::missing_wait, warp, end, 0, "the block ends before its cp.async have been waited for");
-    }
+  for (Warp& warp : block.warps) check_open_copies(warp);
 }
 
 // The lowest number of a piece of work before this one that nothing orders before it; see Run::ordered_below.
@@ -279,16 +340,21 @@ Place place_of(const Warp& warp, const Instruction& instruction, int lane) {
   Place place;
   place.kernel = program.readable;
   const SourceLine& source = program.sources[static_cast<size_t>(instruction.source)];
-  const auto file = program.files->find(source.file);
-  if (file != program.files->end()) place.file = file->second;
+  const auto file = [&](int number) {
+    const auto found = program.files->find(number);
+    return found == program.files->end() ? std::string() : found->second;
+  };
+  place.file = file(source.file);
   place.line = source.line;
   if (source.caller_line) {
-    const auto caller = program.files->find(source.caller_file);
-    if (caller != program.files->end()) {
-      place.kernel += " (" + place.file.substr(place.file.rfind('/') + 1) + ":" + std::to_string(place.line) + ")";
-      place.file = caller->second;
-      place.line = source.caller_line;
-    }
+    place.inlined_file = place.file;
+    place.inlined_line = place.line;
+    place.file = file(source.caller_file);
+    place.line = source.caller_line;
+  }
+  if (place.file.empty()) {  // compiled without -lineinfo
+    place.file = "PTX";
+    place.line = instruction.index < program.ptx_lines.size() ? program.ptx_lines[instruction.index] : 0;
   }
   const auto& [nx, ny, nz] = warp.run->launch->block;
   const int64_t thread = warp.index * lanes + lane;
@@ -301,6 +367,11 @@ Place place_of(const Warp& warp, const Instruction& instruction, int lane) {
 
 void report_at(FindingKind kind, const Warp& warp, const Instruction& instruction, int lane, const std::string& text) {
   report(kind, place_of(warp, instruction, lane), text);
+}
+
+void give_up(const Warp& warp, const Instruction& instruction, int lane, const std::string& text) {
+  report_at(FindingKind::unsupported, warp, instruction, lane, text);
+  throw LaunchFailed{};
 }
 
 bool run(const Launch& launch) {
@@ -319,7 +390,11 @@ bool run(const Launch& launch) {
             [](const Allocation& a, const Allocation& b) { return a.begin < b.begin; });
 
   const auto work = [&] {
-    Run run{.launch = &launch, .program = program, .ordered_below = ordered, .allocations = allocations, .tallies = {},
+    Run run{.launch = &launch,
+            .program = program,
+            .ordered_below = ordered,
+            .allocations = allocations,
+            .tallies = {},
             .failed = &failed};
     run.tallies.resize(program->instructions.size());
     Block block;

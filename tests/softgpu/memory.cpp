@@ -85,13 +85,13 @@ void check_order(const Toucher* touchers, size_t count, WorkId work, const Place
   }
 }
 
-size_t granules(uint64_t address, size_t bytes) { return shadow::index(address + bytes - 1) - shadow::index(address) + 1; }
+size_t granules(uint64_t address, size_t bytes) {
+  return shadow::index(address + bytes - 1) - shadow::index(address) + 1;
+}
 
 }  // namespace
 
-std::string describe(const Allocation& a) {
-  return std::to_string(a.end - a.begin) + " bytes of " + a.what;
-}
+std::string describe(const Allocation& a) { return std::to_string(a.end - a.begin) + " bytes of " + a.what; }
 
 uint64_t allocate(size_t bytes, std::string what) {
   State& s = state();
@@ -115,7 +115,8 @@ bool release(uint64_t address) {
   s.live.erase(found);
   // Whole pages go back to the system.
   constexpr size_t page = 4096;
-  const size_t begin = (address - shadow::base + page - 1) / page * page, end = (address - shadow::base + bytes) / page * page;
+  const size_t begin = (address - shadow::base + page - 1) / page * page,
+               end = (address - shadow::base + bytes) / page * page;
   if (end > begin) {
     madvise(s.host + begin, end - begin, MADV_REMOVE);
     for (Toucher* touchers : {shadow::written, shadow::read})

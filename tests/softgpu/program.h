@@ -39,14 +39,14 @@ struct Instruction {
   // Which lanes have to arrive together: member_mask is an operand, or all live lanes.
   bool has_member_mask = false;
   Operand predicate, member_mask;
-  Operand d, a, b, c;      // of most
-  uint32_t more = 0;       // index of further operands in Program::operands
-  uint8_t count = 0;       // of them, or elements of a vector
-  uint8_t bytes = 0;       // of an element in memory
-  uint8_t flags = 0;       // meaning depends on the handler
-  int64_t immediate = 0;   // offset of an address, target of a branch, number of a barrier
-  int32_t source = 0;      // index of Program::sources
-  uint32_t index = 0;      // its own
+  Operand d, a, b, c;     // of most
+  uint32_t more = 0;      // index of further operands in Program::operands
+  uint8_t count = 0;      // of them, or elements of a vector
+  uint8_t bytes = 0;      // of an element in memory
+  uint8_t flags = 0;      // meaning depends on the handler
+  int64_t immediate = 0;  // offset of an address, target of a branch, number of a barrier
+  int32_t source = 0;     // index of Program::sources
+  uint32_t index = 0;     // its own
 };
 
 struct SharedVariable {
@@ -71,17 +71,17 @@ struct Program {
   std::vector<Operand> operands;
   std::vector<SourceLine> sources;
   std::vector<int> ptx_lines;
-  std::vector<std::string> opcodes;    // for messages and the profile
+  std::vector<std::string> opcodes;  // for messages and the profile
   const std::map<int, std::string>* files = nullptr;
-  uint32_t register_bytes = 0;         // of a warp
+  uint32_t register_bytes = 0;  // of a warp
   std::vector<std::byte> constants_memory;
-  std::byte* constants = nullptr;      // 64-byte aligned inside it
+  std::byte* constants = nullptr;  // 64-byte aligned inside it
   std::vector<Special> specials;
   std::vector<uint64_t> parameter_registers;
-  uint32_t shared_bytes = 0;           // static
+  uint32_t shared_bytes = 0;  // static
   uint32_t dynamic_shared_offset = 0;
-  uint32_t local_bytes = 0;            // of a thread
-  Loop mma_loop = {1, 0};              // the innermost loop with most mma; empty: none
+  uint32_t local_bytes = 0;  // of a thread
+  Loop mma_loop = {1, 0};    // the innermost loop with most mma; empty: none
 };
 
 struct Module {
@@ -100,6 +100,7 @@ std::unique_ptr<Program> decode(const ParsedKernel& kernel, const Module& module
 
 // By decode, for each theme; true: it knew the opcode and filled in the instruction.
 class Decoder;
+bool decode_bits(Decoder& decoder, const ParsedInstruction& from, Instruction& to);
 bool decode_arithmetic(Decoder& decoder, const ParsedInstruction& from, Instruction& to);
 bool decode_conversion(Decoder& decoder, const ParsedInstruction& from, Instruction& to);
 bool decode_memory(Decoder& decoder, const ParsedInstruction& from, Instruction& to);
@@ -108,10 +109,10 @@ bool decode_warp(Decoder& decoder, const ParsedInstruction& from, Instruction& t
 
 // Windows of the generic address space. Shared and local memory begin at an address that is not zero, so that an
 // address that was never converted is caught.
-constexpr uint64_t shared_window = 0x1000;                  // the .shared address of the first byte
-constexpr uint64_t local_window = 0x1000;                   // the .local address of the first byte
-constexpr uint64_t parameter_window = 0x0000300000000000;   // address of a parameter
-constexpr uint64_t generic_shared = 0x0000100000000000;     // what cvta adds
+constexpr uint64_t shared_window = 0x1000;                 // the .shared address of the first byte
+constexpr uint64_t local_window = 0x1000;                  // the .local address of the first byte
+constexpr uint64_t parameter_window = 0x0000300000000000;  // address of a parameter
+constexpr uint64_t generic_shared = 0x0000100000000000;    // what cvta adds
 constexpr uint64_t generic_local = 0x0000200000000000;
 constexpr uint64_t generic_window_bytes = uint64_t{1} << 32;
 

@@ -2,6 +2,7 @@
 
 #include <cctype>
 #include <cstring>
+#include <filesystem>
 #include <stdexcept>
 
 namespace softgpu {
@@ -12,7 +13,9 @@ struct Token {
   int line;
 };
 
-bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.'; }
+bool is_word(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
+}
 
 // Words (with their dots: "ld.global.v4.f32", ".reg"), strings in quotes, single characters. Comments are left out.
 std::vector<Token> tokenize(const std::string& text) {
@@ -21,9 +24,12 @@ std::vector<Token> tokenize(const std::string& text) {
   for (size_t i = 0; i < text.size();) {
     const char c = text[i];
     if (c == '\0') break;
-    if (c == '\n') ++line, ++i;
-    else if (std::isspace(static_cast<unsigned char>(c))) ++i;
-    else if (text.compare(i, 2, "//") == 0) i = std::min(text.find('\n', i), text.size());
+    if (c == '\n')
+      ++line, ++i;
+    else if (std::isspace(static_cast<unsigned char>(c)))
+      ++i;
+    else if (text.compare(i, 2, "//") == 0)
+      i = std::min(text.find('\n', i), text.size());
     else if (text.compare(i, 2, "/*") == 0) {
       const size_t end = std::min(text.find("*/", i), text.size() - 2) + 2;
       for (; i < end; ++i) line += text[i] == '\n';
@@ -94,18 +100,22 @@ class Parser {
     const bool minus = accept("-");
     const std::string text = next();
     if (!std::isdigit(static_cast<unsigned char>(text[0]))) fail("expected a number, not " + text);
-    const auto value = static_cast<int64_t>(std::stoull(text, nullptr, 0));
+    size_t used = 0;
+    const auto value = static_cast<int64_t>(std::stoull(text, &used, 0));
+    if (text.substr(used) != "" && text.substr(used) != "U") fail("a number of an unknown form: " + text);
     return minus ? -value : value;
   }
 
   // At the level of the module.
   void statement() {
     const std::string word = peek();
-    if (word == ".version" || word == ".address_size") at_ += 2;
+    if (word == ".version" || word == ".address_size")
+      at_ += 2;
     else if (word == ".target") {
       at_ += 2;
       while (accept(",")) ++at_;
-    } else if (word == ".file") file();
+    } else if (word == ".file")
+      file();
     else if (word == ".section") {
       skip_to("{");
       skip_to("}");
@@ -113,11 +123,16 @@ class Parser {
       ++at_;
       external_ = word == ".extern";
       return;
-    } else if (word == ".entry") kernel();
-    else if (word == ".func") fail("device functions that are called (make them __forceinline__) are not known");
-    else if (word == ".global" || word == ".const" || word == ".shared") module_.variables.push_back(variable());
-    else if (word == ".pragma") skip_to(";");
-    else fail("unknown statement");
+    } else if (word == ".entry")
+      kernel();
+    else if (word == ".func")
+      fail("device functions that are called (make them __forceinline__) are not known");
+    else if (word == ".global" || word == ".const" || word == ".shared")
+      module_.variables.push_back(variable());
+    else if (word == ".pragma")
+      skip_to(";");
+    else
+      fail("unknown statement");
     external_ = false;
   }
 
@@ -125,7 +140,7 @@ class Parser {
     expect(".file");
     const int number = static_cast<int>(integer());
     std::string name = next();
-    module_.files[number] = name.substr(1, name.size() - 2);
+    module_.files[number] = std::filesystem::path(name.substr(1, name.size() - 2)).lexically_normal();
     while (accept(",")) ++at_;
   }
 
@@ -135,17 +150,21 @@ class Parser {
     v.space = next().substr(1);
     v.external = external_;
     uint32_t size = 0;
-    for (; peek()[0] == '.'; ) {
+    for (; peek()[0] == '.';) {
       const std::string word = next();
-      if (word == ".align") v.alignment = static_cast<uint32_t>(integer());
-      else if (word == ".attribute") skip_to(")");
-      else size = bytes_of_type(word.substr(1));
+      if (word == ".align")
+        v.alignment = static_cast<uint32_t>(integer());
+      else if (word == ".attribute")
+        skip_to(")");
+      else
+        size = bytes_of_type(word.substr(1));
     }
     v.name = next();
     v.bytes = size;
     v.alignment = std::max(v.alignment, size);
     while (accept("[")) {
-      if (accept("]")) v.bytes = 0;
+      if (accept("]"))
+        v.bytes = 0;
       else {
         v.bytes *= static_cast<uint64_t>(integer());
         expect("]");
@@ -176,11 +195,13 @@ class Parser {
         ParsedKernel::Parameter p;
         while (peek()[0] == '.') {
           const std::string word = next();
-          if (word == ".align") p.alignment = static_cast<uint32_t>(integer());
+          if (word == ".align")
+            p.alignment = static_cast<uint32_t>(integer());
           else if (word == ".ptr") {
             while (peek() == ".global" || peek() == ".const" || peek() == ".shared") ++at_;
             if (accept(".align")) integer();
-          } else p.bytes = bytes_of_type(word.substr(1));
+          } else
+            p.bytes = bytes_of_type(word.substr(1));
         }
         p.alignment = std::max(p.alignment, p.bytes);
         p.name = next();
@@ -197,8 +218,10 @@ class Parser {
       if (word == ".maxntid" || word == ".reqntid") {
         k.max_threads = static_cast<uint32_t>(integer());
         while (accept(",")) k.max_threads *= static_cast<uint32_t>(integer());
-      } else if (word == ".minnctapersm" || word == ".maxnreg") integer();
-      else fail("unknown directive " + word);
+      } else if (word == ".minnctapersm" || word == ".maxnreg")
+        integer();
+      else
+        fail("unknown directive " + word);
     }
     expect("{");
     kernel_ = &k;
@@ -215,14 +238,19 @@ class Parser {
       if (word == "{") {
         ++at_;
         body();
-      } else if (word == ".reg") registers();
-      else if (word == ".loc") location();
-      else if (word == ".shared" || word == ".local") kernel_->variables.push_back(variable());
-      else if (word == ".pragma") skip_to(";");
-      else if (at_ + 1 < tokens_.size() && tokens_[at_ + 1].text == ":") {
-        kernel_->labels[word] = static_cast<uint32_t>(kernel_->instructions.size());
+      } else if (word == ".reg")
+        registers();
+      else if (word == ".loc")
+        location();
+      else if (word == ".shared" || word == ".local")
+        kernel_->variables.push_back(variable());
+      else if (word == ".pragma")
+        skip_to(";");
+      else if (at_ + 1 < tokens_.size() && tokens_[at_ + 1].text == ":" && tokens_[at_ + 2].text != ":") {
+        if (!kernel_->labels.emplace(word, kernel_->instructions.size()).second) fail("a label that is there twice");
         at_ += 2;
-      } else instruction();
+      } else
+        instruction();
     }
     scopes_.pop_back();
   }
@@ -261,7 +289,8 @@ class Parser {
         source.caller_file = static_cast<int>(integer());
         source.caller_line = static_cast<int>(integer());
         integer();
-      } else fail("unknown part of .loc");
+      } else
+        fail("unknown part of .loc");
     }
     if (source.line != 0) source_ = source;  // line 0: code of no line; the one before is the better guess
   }
@@ -277,7 +306,9 @@ class Parser {
     std::vector<std::string> words = split_dots(next());
     while (accept(":")) {  // "cp.async.ca.shared.global.L2::128B"
       expect(":");
-      words.back() += "::" + next();
+      const std::vector<std::string> more = split_dots(next());
+      words.back() += "::" + more.at(0);
+      words.insert(words.end(), more.begin() + 1, more.end());
     }
     i.opcode = words[0];
     i.flags.assign(words.begin() + 1, words.end());
@@ -310,13 +341,16 @@ class Parser {
     Text t;
     if (accept("[")) {
       t.kind = Text::Kind::address;
-      if (std::isdigit(static_cast<unsigned char>(peek()[0]))) t.bits = static_cast<uint64_t>(integer());
+      if (std::isdigit(static_cast<unsigned char>(peek()[0])))
+        t.bits = static_cast<uint64_t>(integer());
       else {
         const std::string base = next();
         t.base_is_reg = is_register(base);
         t.name = t.base_is_reg ? in_scope(base) : base;
-        if (accept("+")) t.bits = static_cast<uint64_t>(integer());
-        else if (peek() == "-") t.bits = static_cast<uint64_t>(integer());
+        if (accept("+"))
+          t.bits = static_cast<uint64_t>(integer());
+        else if (peek() == "-")
+          t.bits = static_cast<uint64_t>(integer());
       }
       expect("]");
       return t;
@@ -329,6 +363,7 @@ class Parser {
       return t;
     }
     if (peek() == "-" || std::isdigit(static_cast<unsigned char>(peek()[0]))) return number();
+    t.negated = accept("!");
     const std::string word = next();
     t.kind = is_register(word) ? Text::Kind::reg : Text::Kind::name;
     t.name = t.kind == Text::Kind::reg ? in_scope(word) : word;
@@ -367,9 +402,9 @@ ParsedModule parse_ptx(const std::string& ptx) { return Parser(ptx).module(); }
 
 uint32_t bytes_of_type(const std::string& type) {
   static const std::map<std::string, uint32_t> bytes = {
-      {"b8", 1},  {"u8", 1},  {"s8", 1},  {"b16", 2}, {"u16", 2}, {"s16", 2}, {"f16", 2}, {"bf16", 2},
-      {"b32", 4}, {"u32", 4}, {"s32", 4}, {"f32", 4}, {"bf16x2", 4}, {"f16x2", 4},
-      {"b64", 8}, {"u64", 8}, {"s64", 8}, {"f64", 8}, {"b128", 16}, {"pred", 4}};
+      {"b8", 1},   {"u8", 1},  {"s8", 1},  {"b16", 2}, {"u16", 2},   {"s16", 2},    {"f16", 2},
+      {"bf16", 2}, {"b32", 4}, {"u32", 4}, {"s32", 4}, {"f32", 4},   {"bf16x2", 4}, {"f16x2", 4},
+      {"b64", 8},  {"u64", 8}, {"s64", 8}, {"f64", 8}, {"b128", 16}, {"pred", 4}};
   const auto found = bytes.find(type);
   if (found == bytes.end()) throw std::runtime_error("PTX type ." + type + " is not known");
   return found->second;

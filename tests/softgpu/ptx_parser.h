@@ -9,8 +9,8 @@
 namespace softgpu {
 
 struct SourceLine {
-  int file = 0, line = 0;                   // where the code stands
-  int caller_file = 0, caller_line = 0;     // where it was inlined to; 0: it was not
+  int file = 0, line = 0;                // where the code stands
+  int caller_file = 0, caller_line = 0;  // where it was inlined to; 0: it was not
 };
 
 struct Text {
@@ -20,6 +20,7 @@ struct Text {
   std::string name;          // reg, name; address: its base, reg or name ("" : none)
   uint64_t bits = 0;         // integer (two's complement), real32, real64; address: the offset
   bool base_is_reg = false;  // of an address
+  bool negated = false;      // !%p
   std::vector<Text> parts;   // list, pair
 };
 

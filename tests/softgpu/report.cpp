@@ -31,6 +31,7 @@ constexpr Column columns[] = {
     {"global_write_bytes", &Counters::global_write_bytes},
     {"global_read_sectors", &Counters::global_read_sectors},
     {"global_write_sectors", &Counters::global_write_sectors},
+    {"global_fetched_sectors", &Counters::global_fetched_sectors},
     {"shared_requests", &Counters::shared_requests},
     {"shared_conflicts", &Counters::shared_conflicts},
     {"loop_instructions", &Counters::loop_instructions},

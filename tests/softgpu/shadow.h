@@ -11,7 +11,7 @@ namespace shadow {
 // Set when the first memory is asked for.
 inline Toucher* written = nullptr;
 inline Toucher* read = nullptr;
-inline uint64_t base = 0;            // of the device's addresses
+inline uint64_t base = 0;               // of the device's addresses
 inline std::ptrdiff_t host_offset = 0;  // from a device address to the same byte for softgpu
 inline size_t index(uint64_t address) { return (address - base) / 2; }
 }  // namespace shadow

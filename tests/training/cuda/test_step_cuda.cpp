@@ -7,6 +7,7 @@
 
 #include "runtime/files.h"
 #include "runtime/gpu.h"
+#include "tests/support/softgpu.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_notes.h"
 #include "training/checkpoint.h"
@@ -101,12 +102,18 @@ void expect_equal_gradients(Training& gpu, Training& cpu, double loss_tolerance,
   EXPECT_NEAR(on_gpu.positive_similarity, on_cpu.positive_similarity, loss_tolerance);
   EXPECT_NEAR(on_gpu.negative_similarity, on_cpu.negative_similarity, loss_tolerance);
   EXPECT_EQ(on_gpu.labels, on_cpu.labels);
-  EXPECT_EQ(on_gpu.tokens, on_cpu.tokens);
+  if (gpu.step.micro_batches() == cpu.step.micro_batches()) {
+    EXPECT_EQ(on_gpu.tokens, on_cpu.tokens);
+  }
   const auto a = gpu.host(gpu.state.gradients.flat), b = cpu.host(cpu.state.gradients.flat);
-  for (const Parameter& p : cpu.state.layout.all()) EXPECT_LT(difference(p, a, b), gradient_tolerance) << p.name;
+  for (const Parameter& p : cpu.state.layout.all()) {
+    // τ's gradient is a sum over the similarity matrix whose terms nearly cancel.
+    const double share = p.kind == ParameterKind::temperature ? 5 : 1;
+    EXPECT_LT(difference(p, a, b), share * gradient_tolerance) << p.name;
+  }
 }
 
-// The tolerances of test_step for any ranks and micro-batches: sums in another order.
+// Sums of about 100 terms in another order, 2⁻²⁴ · √100 each, through some thirty ops.
 TEST_F(StepCuda, LossAndGradientsEqualTheCpusInFp32) {
   for (bool tied : {true, false})
     for (int micro_batch : {0, 1}) {
@@ -174,6 +181,7 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
   write_file(folder / "tokenizer.model", "no tokenizer");
   Training whole(c, data, ranks), resumed(c, data, ranks);
   for (int i = 0; i < 2; ++i) whole.advance();
+  whole.stream.synchronize();
   save_checkpoint(c, whole.state.layout, data.notes, folder / "tokenizer.model", {2, 2, 0}, whole.state.optimizer);
   const auto checkpoint = find_checkpoint(c.train.run);
   verify_checkpoint(checkpoint);
@@ -191,6 +199,38 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
     const Tensor flat = cpu.state.optimizer.weights();
     return *cpu.state.layout.at("note_head.tau").view(flat).as<float>();
   }());
+}
+
+// Launches of kernels and library calls that one layer more costs in a step of two micro-batches, or of one.
+int64_t launches_of_a_layer(const test::TinyData& data, Communicator& ranks, int micro_batch_pairs) {
+  int64_t launches[2];
+  for (int i = 0; i < 2; ++i) {
+    RunConfig c = tiny_config(Device::cuda, Precision::bf16);
+    c.model.layers = 3 + i;
+    c.train.micro_batch_pairs = micro_batch_pairs;
+    Training training(c, data, ranks);
+    softgpu_support::reset_counters();
+    training.gradient();
+    training.stream.synchronize();
+    softgpu::Counters all;
+    EXPECT_TRUE(softgpu_support::counters("", all));
+    launches[i] = static_cast<int64_t>(all.launches);
+  }
+  return launches[1] - launches[0];
+}
+
+// A step of one micro-batch goes forward and backward through each layer once; one of two micro-batches goes forward
+// twice for the vectors, then forward and backward twice.
+TEST_F(StepCuda, LaunchesOfALayer) {
+  if (!softgpu_support::present()) GTEST_SKIP() << "counted by softgpu";
+  if (ranks.size() > 1) GTEST_SKIP() << "counted on one rank";
+  const int64_t once = launches_of_a_layer(data, ranks, 0), twice = launches_of_a_layer(data, ranks, 3);
+  ASSERT_EQ(twice % 2, 0);
+  const int64_t forward = twice / 2 - once, backward = once - forward;
+  std::printf("launches of a layer: %d forward, %d backward\n", static_cast<int>(forward), static_cast<int>(backward));
+  EXPECT_GT(forward, 0);
+  EXPECT_LE(forward, 14);
+  EXPECT_LE(backward, 24);
 }
 
 }  // namespace
