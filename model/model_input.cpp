@@ -32,6 +32,8 @@ void ModelInput::set(const PackedBatch& batch, bool with_labels) {
   if (with_labels) places(batch.label_rows, l.rows, l.label_places);
   tokens_grouped_.set(batch.tokens);
   set_plan(batch, l.all_tokens, plan_);
+  if constexpr (cuda_built)
+    if (cudnn_) sequences_.set(plan_.segments(), static_cast<int64_t>(batch.tokens.size()), *cudnn_);
   set_plan(batch, l.rows, last_plan_);
   upload(batch);
 }
@@ -52,7 +54,9 @@ void ModelInput::set_plan(const PackedBatch& batch, const std::vector<int32_t>& 
 void ModelInput::upload(const PackedBatch& batch) {
   const bool on_gpu = device_ == Device::cuda;  // only there are the plans' tables wanted
   const RowGroups groups = tokens_grouped_.view();
-  Tensor tables, last_tables;
+  Tensor tables, last_tables, sequences, device_sequences;
+  if constexpr (cuda_built)
+    if (cudnn_) sequences = sequences_.tables();
   upload_.send({{view(batch.tokens), &tokens_},
                 {view(batch.positions), &positions_},
                 {view(lists_.rows), &rows_},
@@ -64,10 +68,13 @@ void ModelInput::upload(const PackedBatch& batch) {
                 {groups.begin, &rows_of_tokens_.begin},
                 {groups.rows, &rows_of_tokens_.rows},
                 {on_gpu ? plan_.tables() : Tensor(), &tables},
-                {on_gpu ? last_plan_.tables() : Tensor(), &last_tables}});
+                {on_gpu ? last_plan_.tables() : Tensor(), &last_tables},
+                {sequences, &device_sequences}});
   if (!on_gpu) return;
   plan_.set_device_tables(tables);
   last_plan_.set_device_tables(last_tables);
+  if constexpr (cuda_built)
+    if (cudnn_) sequences_.set_device_tables(device_sequences);
 }
 
 }  // namespace notellm

@@ -1,10 +1,12 @@
 // A packed batch as the transformer reads it, and the rows whose hidden states it will return.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "data_pipeline/batch.h"
 #include "kernels/attention.h"
+#include "kernels/attention_cudnn.h"
 #include "kernels/embedding.h"
 #include "runtime/transfer.h"
 
@@ -15,9 +17,12 @@ namespace notellm {
 // work that reads another object goes on.
 class ModelInput {
  public:
-  explicit ModelInput(Device device = Device::cpu) : device_(device), upload_(device) {}
+  // cudnn: the heads, where cuDNN computes attention; only with CUDA.
+  explicit ModelInput(Device device = Device::cpu, std::optional<CudnnHeads> cudnn = {})
+      : device_(device), cudnn_(cudnn), upload_(device) {}
 
-  // with_labels: label rows are read too, not only note rows. Throws Error: what AttentionPlan refuses.
+  // with_labels: label rows are read too, not only note rows. Throws Error: what AttentionPlan, with cuDNN
+  // CudnnSequences, refuses.
   void set(const PackedBatch& batch, bool with_labels);
   // Around the work that reads the input: what is enqueued after wait() finds it there; done() says that what has been
   // enqueued is the last to read it, and comes before the next set().
@@ -47,14 +52,16 @@ class ModelInput {
     std::vector<AttentionSegment> segments;  // scratch of set()
   };
   Device device_;
+  std::optional<CudnnHeads> cudnn_;
   Lists lists_;
   GroupedRows tokens_grouped_;
   AttentionPlan plan_, last_plan_;
+  CudnnSequences sequences_;  // with cuDNN: for all layers but the last
   Upload upload_;
   // What the ops read, on the device.
   Tensor tokens_, positions_;    // [n] i32
   Tensor rows_, row_positions_;  // [r] i32
-  RowGroups rows_of_tokens_;  // rows by token
+  RowGroups rows_of_tokens_;     // rows by token
   Tensor note_places_, label_places_, labels_;
 };
 

@@ -29,13 +29,16 @@ struct Transformer::Pass {
   Tensor allocate(DType dtype, std::initializer_list<int64_t> sizes) const { return arena.allocate(dtype, sizes); }
 };
 
-Transformer::Transformer(const ModelConfig& config, DType compute, Device device) : config_(config), compute_(compute) {
+Transformer::Transformer(const ModelConfig& config, DType compute, Device device, bool cudnn)
+    : config_(config), compute_(compute) {
   NOTELLM_CHECK(config.head_dim > 0, "ModelConfig::finish() has not been called");
   Buffer table(static_cast<int64_t>(config.context) * config.head_dim * 4);
   rope_ = table.tensor(DType::f32, {config.context, 2, config.head_dim / 2});
   rope_table(static_cast<float>(config.rope_theta), config.head_dim, rope_);
   rope_memory_ = on_device(device, std::move(table));
   rope_.data = rope_memory_.data();
+  if constexpr (cuda_built)
+    if (cudnn) cudnn_.emplace(compute, CudnnHeads{config.heads, config.kv_heads, config.head_dim});
 }
 
 Transformer::Layer Transformer::allocate_layer(int layer, const ModelInput& input, Arena& arena) const {
@@ -125,6 +128,15 @@ void Transformer::begin_last_queries(const Pass& pass) {
 void Transformer::attend(const Pass& pass, int layer) {
   if (is_last(layer)) begin_last_queries(pass);
   const Layer& l = layers_[layer];
+  if constexpr (cuda_built)
+    if (by_cudnn(layer)) {
+      const int64_t mark = pass.arena.mark();
+      const CudnnSequences& sequences = pass.input.sequences_;
+      cudnn_->forward(pass.stream, sequences, l.q, l.kv, l.o, l.lse,
+                      pass.allocate(DType::f32, {cudnn_->workspace(sequences, false)}));
+      pass.arena.rewind(mark);
+      return;
+    }
   attention(pass.stream, pass.input.plan_of(is_last(layer)), l.q, l.kv, l.o, l.lse);
 }
 
@@ -208,6 +220,13 @@ Tensor Transformer::backward_attention(const Pass& pass, int layer, Tensor d_o, 
   const Layer& l = layers_[layer];
   const AttentionPlan& plan = pass.input.plan_of(is_last(layer));
   const Tensor dkv = pass.allocate(compute_, {l.kv.rows(), 2 * config_.kv_heads, config_.head_dim});
+  if constexpr (cuda_built)
+    if (by_cudnn(layer)) {
+      const CudnnSequences& sequences = pass.input.sequences_;
+      cudnn_->backward(pass.stream, sequences, d_o, l.q, l.kv, l.o, l.lse, dq, dkv,
+                       pass.allocate(DType::f32, {cudnn_->workspace(sequences, true)}));
+      return dkv;
+    }
   const Tensor workspace = pass.allocate(DType::f32, {attention_workspace(pass.stream, plan, l.q, l.kv)});
   attention_backward(pass.stream, plan, d_o, l.q, l.kv, l.o, l.lse, dq, dkv, workspace);
   return dkv;
@@ -252,6 +271,21 @@ void Transformer::backward_last_queries(const Pass& pass, Tensor dq, Tensor dx) 
     rms_norm_backward(pass.stream, dy, residual, w.input_norm, query_rms, dx.slice(begin, end), g.input_norm,
                       norm_workspace(pass, end - begin));
   });
+}
+
+int64_t Transformer::cudnn_workspace(int64_t sequences, int64_t longest) {
+  int64_t size = 0;
+  if constexpr (cuda_built)
+    if (cudnn_) {
+      std::vector<AttentionSegment> segments;
+      const auto length = static_cast<int32_t>(longest);
+      for (int32_t i = 0; i < static_cast<int32_t>(sequences); ++i)
+        segments.push_back({i * length, (i + 1) * length, 0, 0, i * length, (i + 1) * length});
+      CudnnSequences all;
+      all.set(segments, sequences * longest, {config_.heads, config_.kv_heads, config_.head_dim});
+      size = std::max(cudnn_->workspace(all, false), cudnn_->workspace(all, true));
+    }
+  return size;
 }
 
 int64_t transformer_arena_bytes(const ModelConfig& c, DType compute, Device device, int64_t tokens, int64_t hidden_rows,

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "model/model_input.h"
@@ -23,7 +24,9 @@ namespace notellm {
 class Transformer {
  public:
   // compute: f32, or bf16 with softmax, norms and sums in f32. Streams, weights and arena are of this device.
-  Transformer(const ModelConfig& config, DType compute, Device device = Device::cpu);
+  // cudnn: attention by cuDNN (kernels/attention_cudnn.h, which says what it needs), for inputs made for it; in the
+  // last layer, whose queries are a subset, and which cuDNN does not have, by attention.h all the same.
+  Transformer(const ModelConfig& config, DType compute, Device device = Device::cpu, bool cudnn = false);
 
   // Hidden states after the final norm of the input's rows: [hidden_rows, dim], in the arena. With keep, the arena
   // holds from then on what backward needs; without, only the result is left in it.
@@ -35,6 +38,9 @@ class Transformer {
   using LayerDone = std::function<void(int layer)>;
   void backward(Stream& stream, const Weights& weights, const ModelInput& input, Tensor d_hidden,
                 const Weights& gradients, Arena& arena, const LayerDone& layer_done = {});
+
+  // With cudnn: f32 elements of attention's workspace for so many sequences of at most so many tokens.
+  int64_t cudnn_workspace(int64_t sequences, int64_t longest);
 
   DType compute() const { return compute_; }
   const ModelConfig& config() const { return config_; }
@@ -60,6 +66,7 @@ class Transformer {
   void attend(const Pass& pass, int layer);
   Tensor finish_tile(const Pass& pass, int layer, Tile tile);
 
+  bool by_cudnn(int layer) const { return cudnn_ && !is_last(layer); }
   Tensor norm_workspace(const Pass& pass, int64_t rows) const;
   void backward_finish_tile(const Pass& pass, int layer, Tensor dx, Tensor d_o, Tile tile);
   Tensor backward_attention(const Pass& pass, int layer, Tensor d_o, Tensor dq);
@@ -70,6 +77,7 @@ class Transformer {
 
   ModelConfig config_;
   DType compute_;
+  std::optional<CudnnAttention> cudnn_;
   Buffer rope_memory_;
   Tensor rope_;  // [context, 2, head_dim/2]
   std::vector<Layer> layers_;

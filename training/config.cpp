@@ -58,6 +58,9 @@ void RunConfig::fields(Fields& f) {
   f.add("device", "cpu, or cuda: one NVIDIA GPU a rank", device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}});
   f.add("precision", "fp32, or bf16 with f32 master weights, moments, softmax, norms, losses", precision,
         {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}});
+  f.add("attention",
+        "of training on CUDA: fused, the program's own kernels; or cudnn, NVIDIA's, in bf16, from sm_90 on", attention,
+        {{"fused", AttentionKernels::fused}, {"cudnn", AttentionKernels::cudnn}});
   f.add("threads", "threads of a rank, 0: the cores that it may use, shared out over the ranks of its host", threads,
         at_least(0));
   f.section("data", data);
@@ -74,6 +77,13 @@ RunConfig read_run_config(const std::string& path, const std::vector<std::string
   config.fields(fields);
   read_config(fields, path, overrides);
   config.model.finish();
+  if (config.attention == AttentionKernels::cudnn) {
+    if (config.device != Device::cuda) fail(ErrorKind::usage, "attention: cudnn needs device: cuda");
+    if (config.precision != Precision::bf16)
+      fail(ErrorKind::usage, "attention: cudnn computes in bf16 only: set precision: bf16");
+    if (config.train.share_prefix)
+      fail(ErrorKind::usage, "attention: cudnn knows no shared prefixes: set train.share_prefix: false");
+  }
   return config;
 }
 

@@ -12,6 +12,7 @@
 namespace notellm {
 
 enum class Precision { fp32, bf16 };
+enum class AttentionKernels { fused, cudnn };
 enum class SamplingCorrection { none, logq };
 enum class Schedule { linear, cosine };
 
@@ -63,6 +64,7 @@ struct RunConfig {
   int64_t seed = 1;
   Device device = Device::cpu;
   Precision precision = Precision::fp32;
+  AttentionKernels attention = AttentionKernels::fused;
   int threads = 0;
   PrepareConfig data;
   ModelConfig model;

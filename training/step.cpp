@@ -41,15 +41,21 @@ TrainingStep::TrainingStep(const RunConfig& config, const NoteTable& notes, cons
       notes_(notes),
       ranks_(ranks),
       sampler_(notes, pairs, config.train.pairs_per_step, sampler_config(config)),
-      transformer_(config.model, config.compute(), config.device),
+      transformer_(config.model, config.compute(), config.device, config.attention == AttentionKernels::cudnn),
       contrastive_(config.loss.mask_known, config.loss.gradient, config.device),
       gradient_sum_(ranks, config.device),
       losses_(config.device),
       micro_batches_(config.train.micro_batch_pairs == 0
                          ? 1
                          : static_cast<int>(ceil_div(pairs_per_rank(config, ranks), config.train.micro_batch_pairs))),
-      batches_{MicroBatch(config.device), MicroBatch(config.device)},
+      batches_{MicroBatch(config), MicroBatch(config)},
       arena_(arena_bytes(), memory_of(config.device)) {}
+
+TrainingStep::MicroBatch::MicroBatch(const RunConfig& config)
+    : input(config.device,
+            config.attention == AttentionKernels::cudnn
+                ? std::optional(CudnnHeads{config.model.heads, config.model.kv_heads, config.model.head_dim})
+                : std::nullopt) {}
 
 TrainingStep::Longest TrainingStep::longest_sequence() const {
   Longest longest;
@@ -77,7 +83,7 @@ TrainingStep::Longest TrainingStep::longest_sequence() const {
 
 // Enough for a micro-batch of the longest notes. On the CPU that is address space: pages that are never touched cost
 // nothing. On CUDA it is memory, taken at the start, so that a run does not find in the middle that it lacks some.
-int64_t TrainingStep::arena_bytes() const {
+int64_t TrainingStep::arena_bytes() {
   const ModelConfig& m = config_.model;
   const DType compute = config_.compute();
   const int64_t size = size_of(compute), floats = 4, doubles = 8;
@@ -91,8 +97,9 @@ int64_t TrainingStep::arena_bytes() const {
   const int64_t token =
       token_loss_arena_bytes(config_.device, compute, m.dim, padded_vocabulary(notes_.prompt.vocabulary));
   const int64_t note_head = notes * (2 * m.dim + m.note_dim) * size;
-  const int64_t attention = tokens * m.kv_dim() * floats;  // its workspace
-  const int64_t small = 1 << 20;                           // tensors of a few elements, alignment
+  const int64_t attention =  // its workspace
+      std::max(tokens * m.kv_dim(), transformer_.cudnn_workspace(notes, longest.tokens)) * floats;
+  const int64_t small = 1 << 20;  // tensors of a few elements, alignment
   return transformer_arena_bytes(m, compute, config_.device, tokens, hidden, true) + hidden * m.dim * size + results +
          contrastive + token + note_head + attention + small;
 }

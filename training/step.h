@@ -69,7 +69,7 @@ class TrainingStep {
   // A micro-batch of a plan, packed and on its way to the device. Two take turns: while the device reads one, the other
   // is prepared.
   struct MicroBatch {
-    explicit MicroBatch(Device device) : input(device) {}
+    explicit MicroBatch(const RunConfig& config);
     int64_t step = -1;
     int pass = -1;
     std::vector<NoteExample> examples;
@@ -90,7 +90,7 @@ class TrainingStep {
   void backward(Pass& p, MicroBatch& b, Tensor hidden, bool last);
   void add_up(const ContrastiveSums& sums, double token_sum, StepResult& result);
   Longest longest_sequence() const;
-  int64_t arena_bytes() const;
+  int64_t arena_bytes();
   // One micro-batch is done in one pass; several first forward only, one after the other, then again with backward.
   int passes() const { return micro_batches_ == 1 ? 1 : 2 * micro_batches_; }
 

@@ -128,6 +128,47 @@ Reference<float> plain_loop(const Reference<double>& in) {
   return plain;
 }
 
+inline float bf16_rounded(float x) { return static_cast<float>(bf16(x)); }
+
+// A plain f32 loop that rounds where tensor cores need bf16: P, against the row's maximum, and dS; and its results.
+inline Reference<float> plain_bf16_loop(const Reference<double>& in) {
+  Reference<float> x(in.layout, in.h);
+  x.q = converted<float>(in.q);
+  x.kv = converted<float>(in.kv);
+  x.d_o = converted<float>(in.d_o);
+  x.for_each_row([&](int64_t i, int64_t head, const std::vector<int64_t>& keys) {
+    std::vector<float> score;
+    for (int64_t j : keys) score.push_back(x.scale() * x.dot(x.q, x.query_at(i, head), x.kv, x.key_at(j, head)));
+    const float max = *std::max_element(score.begin(), score.end());
+    float sum = 0;
+    for (float s : score) sum += std::exp(s - max);
+    x.lse[i * in.h.heads + head] = max + std::log(sum);
+    for (int64_t c = 0; c < in.h.head_dim; ++c) {
+      float value = 0;
+      for (size_t n = 0; n < keys.size(); ++n)
+        value += bf16_rounded(std::exp(score[n] - max)) * x.kv[x.value_at(keys[n], head) + c];
+      x.o[x.query_at(i, head) + c] = bf16_rounded(value / sum);
+    }
+  });
+  x.for_each_row([&](int64_t i, int64_t head, const std::vector<int64_t>& keys) {
+    const size_t at = x.query_at(i, head);
+    const float d = x.dot(x.d_o, at, x.o, at);
+    for (int64_t j : keys) {
+      const size_t key = x.key_at(j, head), value = x.value_at(j, head);
+      const float p = std::exp(x.scale() * x.dot(x.q, at, x.kv, key) - x.lse[i * in.h.heads + head]);
+      const float ds = bf16_rounded(p * (x.dot(x.d_o, at, x.kv, value) - d));
+      for (int64_t c = 0; c < in.h.head_dim; ++c) {
+        x.dq[at + c] += x.scale() * ds * x.kv[key + c];
+        x.dkv[key + c] += x.scale() * ds * x.q[at + c];
+        x.dkv[value + c] += bf16_rounded(p) * x.d_o[at + c];
+      }
+    }
+  });
+  x.dq = converted<float>(converted<bf16>(x.dq));
+  x.dkv = converted<float>(converted<bf16>(x.dkv));
+  return x;
+}
+
 template <class A>
 double max_error(const std::vector<A>& values, const std::vector<double>& expected) {
   double error = 0;

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/softgpu/memory.h"
+#include "tests/softgpu/engine.h"
 #include "tests/softgpu/streams.h"
 
 struct cublasLtContext {
@@ -323,6 +323,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                reinterpret_cast<uint64_t>(c)};
   Sizes sizes;
   sizes_of(*operation, *la, *lb, *lc, sizes);
+  count_call(call);
   enqueue(stream, call, [product, sizes](WorkId work) {
     if (record(product, work)) multiply(product, sizes);
   });

@@ -61,6 +61,8 @@ struct Counters {
   // Instructions of the innermost loop that holds most of the kernel's mma, and the mma among them.
   uint64_t loop_instructions = 0, loop_mma = 0, loop_shared_conflicts = 0;
 };
+// A library's call, counted among the kernels' launches under its own name.
+void count_call(const std::string& name);
 std::vector<std::pair<std::string, Counters>> all_counters();  // by demangled name, sorted
 
 }  // namespace softgpu

@@ -6,6 +6,8 @@
 #include <cstring>
 
 #include "runtime/files.h"
+#include "runtime/gpu.h"
+#include "tests/support/softgpu.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_notes.h"
 #include "training/checkpoint.h"
@@ -134,6 +136,19 @@ TEST_F(StepCuda, LossAndGradientsAreTheCpusInBf16) {
   }
 }
 
+// cuDNN has it from sm_90 on; all layers but the last.
+TEST_F(StepCuda, AttentionByCudnn) {
+  if (gpu::device_info().major < 9) GTEST_SKIP();
+  for (int micro_batch : {0, 2}) {
+    RunConfig c = tiny_config(Device::cuda, Precision::bf16), on_cpu = tiny_config(Device::cpu, Precision::bf16);
+    c.attention = AttentionKernels::cudnn;
+    c.train.share_prefix = on_cpu.train.share_prefix = false;
+    c.train.micro_batch_pairs = micro_batch;
+    Training gpu(c, data, ranks), cpu(on_cpu, data, ranks);
+    expect_equal_gradients(gpu, cpu, 0.02, 0.1);
+  }
+}
+
 TEST_F(StepCuda, TwentyStepsGoTheCpusWay) {
   for (Precision precision : {Precision::fp32, Precision::bf16}) {
     Training gpu(tiny_config(Device::cuda, precision), data, ranks),
@@ -184,6 +199,38 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
     const Tensor flat = cpu.state.optimizer.weights();
     return *cpu.state.layout.at("note_head.tau").view(flat).as<float>();
   }());
+}
+
+// Launches of kernels and library calls that one layer more costs in a step of two micro-batches, or of one.
+int64_t launches_of_a_layer(const test::TinyData& data, Communicator& ranks, int micro_batch_pairs) {
+  int64_t launches[2];
+  for (int i = 0; i < 2; ++i) {
+    RunConfig c = tiny_config(Device::cuda, Precision::bf16);
+    c.model.layers = 3 + i;
+    c.train.micro_batch_pairs = micro_batch_pairs;
+    Training training(c, data, ranks);
+    softgpu_support::reset_counters();
+    training.gradient();
+    training.stream.synchronize();
+    softgpu::Counters all;
+    EXPECT_TRUE(softgpu_support::counters("", all));
+    launches[i] = static_cast<int64_t>(all.launches);
+  }
+  return launches[1] - launches[0];
+}
+
+// A step of one micro-batch goes forward and backward through each layer once; one of two micro-batches goes forward
+// twice for the vectors, then forward and backward twice.
+TEST_F(StepCuda, LaunchesOfALayer) {
+  if (!softgpu_support::present()) GTEST_SKIP() << "counted by softgpu";
+  if (ranks.size() > 1) GTEST_SKIP() << "counted on one rank";
+  const int64_t once = launches_of_a_layer(data, ranks, 0), twice = launches_of_a_layer(data, ranks, 3);
+  ASSERT_EQ(twice % 2, 0);
+  const int64_t forward = twice / 2 - once, backward = once - forward;
+  std::printf("launches of a layer: %d forward, %d backward\n", static_cast<int>(forward), static_cast<int>(backward));
+  EXPECT_GT(forward, 0);
+  EXPECT_LE(forward, 14);
+  EXPECT_LE(backward, 24);
 }
 
 }  // namespace
