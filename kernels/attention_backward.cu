@@ -240,6 +240,18 @@ __device__ __forceinline__ void mask_item(const AttentionArguments<bf16>& a, con
     }
 }
 
+// The item's first rows that see no key from `key` on, for a warp whose keys begin there; they belong to fewer than
+// tile_size queries, those of the keys before.
+__device__ __forceinline__ int rows_before(const AttentionArguments<bf16>& a, const KeyItem& item, int key) {
+  int queries = 0;
+  for (int first = 0; first < key - item.key_begin; first += warp_size) {
+    const int position = first + static_cast<int>(threadIdx.x % warp_size);
+    const bool before = position < item.masked && a.query_tokens[a.lists[item.list_begin + position]] < key;
+    queries += __popc(__ballot_sync(all_lanes, before));
+  }
+  return queries * a.group;
+}
+
 // A warp's dk or dv of 16 keys, times `factor`: into dkv, or for keys of several items into their partial sums.
 template <int head_dim>
 __device__ void store_keys(const AttentionArguments<bf16>& a, const KeyItem& item, int key0, int offset, char* tile,
@@ -314,11 +326,12 @@ __global__ void __launch_bounds__(attention_threads, head_dim == 64 ? 3 : 2)
     ItemRowCopy<head_dim> copy(a, item, kv_head);
     copy.start(base, 0);
     const uint32_t own_keys = base + key0 * KeyTile::row_bytes + KeyTile::lane_a(lane);
+    const int key = item.key_begin + key0, unseeing = key < item.key_end ? rows_before(a, item, key) : INT_MAX;
     for (int i = 0; i < tiles; ++i) {
       wait_copies<0>();
       __syncthreads();  // the rows are there for all, and nobody reads those before them any more
       if (i + 1 < tiles) copy.start(base, (i + 1) % 2);
-      if (item.key_begin + key0 >= item.key_end) continue;
+      if ((i + 1) * item_rows <= unseeing) continue;
       const uint32_t tile = base + Layout::rows + i % 2 * Layout::stage;
       const auto* numbers = reinterpret_cast<const float*>(shared + Layout::numbers + i % 2 * Layout::numbers_stage);
       FragmentA p[2], ds[2];

@@ -48,6 +48,7 @@ struct SharedOrder {
   uint64_t barrier_epoch;
   bool before(Toucher t) const { return epoch_of(t) <= barrier_epoch; }
   bool unordered(Toucher t, const Self& self) const { return !before(t) && !ordered_in_warp(t, self); }
+  static constexpr bool other_work(Toucher, const Self&) { return false; }
   Toucher reader(Toucher old, const Self& self) const {
     if (before(old) || ordered_in_warp(old, self)) return self.me;
     return same_warp(old, self) ? self.several_lanes : self.several_warps;
@@ -64,6 +65,9 @@ struct GlobalOrder {
     if (before(t)) return false;
     if (work_of(t) != work_of(self.me)) return !happens_before_cached(t, self);
     return !same_block(t, self) || (epoch_of(t) > barrier_epoch && !ordered_in_warp(t, self));
+  }
+  bool other_work(Toucher t, const Self& self) const {
+    return work_of(t) != work_of(self.me) && !happens_before_cached(t, self);
   }
   Toucher reader(Toucher old, const Self& self) const {
     if (before(old) || work_of(old) != work_of(self.me)) return self.me;
@@ -85,7 +89,14 @@ inline unsigned touch_read(const Toucher* written, Toucher* read, size_t n, cons
     wrong |= w == 0;
     if (!order.before(w) && order.unordered(w, self)) wrong |= raced;
   }
-  for (size_t i = 0; i < n; ++i) read[i] = order.before(read[i]) ? self.me : order.reader(read[i], self);
+  for (size_t i = 0; i < n; ++i) {
+    if (order.before(read[i])) [[likely]] {
+      read[i] = self.me;
+      continue;
+    }
+    if (order.other_work(read[i], self)) shadow::keep_reader(read + i);
+    read[i] = order.reader(read[i], self);
+  }
   return wrong;
 }
 template <class Order>
@@ -100,6 +111,18 @@ inline unsigned touch_write(Toucher* written, const Toucher* read, size_t n, con
       wrong |= raced;
   }
   for (size_t i = 0; i < n; ++i) written[i] = self.me;
+  return wrong;
+}
+
+// … of a write, the readers that others have taken the place of; `were` gets them.
+inline unsigned touch_other_readers(Toucher* readers, size_t n, const GlobalOrder& order, const Self& self,
+                                    Toucher* were) {
+  unsigned wrong = 0;
+  for (size_t i = 0; i < n; ++i) {
+    were[i] = readers[i];
+    if (readers[i] != 0 && order.unordered(readers[i], self)) wrong |= raced;
+    readers[i] = 0;
+  }
   return wrong;
 }
 

@@ -74,14 +74,15 @@ std::string thread_text(const Warp& warp, Toucher t) {
 
 // The text of a finding about n shadow entries.
 void report_global(const Warp& warp, const Instruction& i, int lane, unsigned wrong, const Toucher* written,
-                   const Toucher* read, size_t n, const GlobalOrder& order, const Self& self, Access access,
-                   const Allocation& allocation, uint64_t address) {
+                   const Toucher* read, const Toucher* others, size_t n, const GlobalOrder& order, const Self& self,
+                   Access access, const Allocation& allocation, uint64_t address) {
   const std::string where = " byte " + std::to_string(address - allocation.begin) + " of " + describe(allocation);
   if (wrong & never_written)
     report_at(FindingKind::uninitialized, warp, i, lane, "reads" + where + ", which nobody wrote");
   if (!(wrong & raced)) return;
   for (size_t k = 0; k < n; ++k)
-    for (const Toucher other : {written[k], access == Access::read ? Toucher{0} : read[k]}) {
+    for (const Toucher other :
+         {written[k], access == Access::read ? Toucher{0} : read[k], access == Access::read ? Toucher{0} : others[k]}) {
       if (other == 0 || !order.unordered(other, self)) continue;
       const char* verb = access == Access::read ? "reads" : "writes";
       const char* did = other == written[k] ? " wrote" : " read";
@@ -172,17 +173,20 @@ void access_global(Warp& warp, const Instruction& instruction, const Addresses& 
     Toucher* read = shadow::read + shadow::index(address);
     const Self self = global_self(warp, lane, access == Access::atomic);
     // The entries as they were, for the message.
-    const auto touch = [&](bool really) {
-      Toucher w[8], r[8];
-      std::copy_n(written, n, w);
-      std::copy_n(read, n, r);
-      const unsigned wrong = access == Access::read ? touch_read(written, read, n, order, self)
-                                                    : touch_write(written, read, n, order, self) |
-                                                          (access == Access::atomic && w[0] == 0 ? never_written : 0u);
-      if (wrong && really) [[unlikely]]
-        report_global(warp, instruction, lane, wrong, w, r, n, order, self, access, *allocation, address);
-    };
-    touch(true);
+    Toucher w[8], r[8], others[8] = {};
+    std::copy_n(written, n, w);
+    std::copy_n(read, n, r);
+    unsigned wrong;
+    if (access == Access::read) {
+      wrong = touch_read(written, read, n, order, self);
+    } else {
+      wrong = touch_write(written, read, n, order, self);
+      if (access == Access::atomic && w[0] == 0) wrong |= never_written;
+      if (shadow::any_other_reader.load(std::memory_order_relaxed)) [[unlikely]]
+        wrong |= touch_other_readers(shadow::other_reader + shadow::index(address), n, order, self, others);
+    }
+    if (wrong) [[unlikely]]
+      report_global(warp, instruction, lane, wrong, w, r, others, n, order, self, access, *allocation, address);
     at[lane] = reinterpret_cast<std::byte*>(address) + shadow::host_offset;
   });
   Tally& tally = warp.run->tallies[instruction.index];
@@ -257,9 +261,7 @@ void access_shared(Warp& warp, const Instruction& instruction, const Addresses& 
       break;
     }
   });
-  Tally& tally = warp.run->tallies[instruction.index];
-  tally.bytes += static_cast<uint64_t>(std::popcount(addresses.mask)) * bytes;
-  if (count_conflicts) tally.conflicts += bank_conflicts(addresses);
+  if (count_conflicts) warp.run->tallies[instruction.index].conflicts += bank_conflicts(addresses);
 }
 
 void access_local(Warp& warp, const Instruction& instruction, const Addresses& addresses, std::byte* (&at)[lanes]) {

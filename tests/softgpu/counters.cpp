@@ -83,9 +83,11 @@ void count_launch(const Program& program, uint64_t threads) {
   c.threads += threads;
 }
 
-void count_call(const std::string& name) {
+void count_call(const std::string& name, uint64_t product_flops) {
   const std::lock_guard lock(mutex);
-  ++totals()[name].launches;
+  Counters& c = totals()[name];
+  ++c.launches;
+  c.product_flops += product_flops;
 }
 
 std::vector<std::pair<std::string, Counters>> all_counters() {

@@ -323,7 +323,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                reinterpret_cast<uint64_t>(c)};
   Sizes sizes;
   sizes_of(*operation, *la, *lb, *lc, sizes);
-  count_call(call);
+  count_call(call, 2 * sizes.m * sizes.n * sizes.k);
   enqueue(stream, call, [product, sizes](WorkId work) {
     if (record(product, work)) multiply(product, sizes);
   });

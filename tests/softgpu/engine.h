@@ -54,6 +54,7 @@ struct Counters {
            other = 0;
   uint64_t thread_instructions = 0;
   uint64_t mma_flops = 0;
+  uint64_t product_flops = 0;                                  // of a library's matrix products: 2·m·k·n each
   uint64_t global_read_bytes = 0, global_write_bytes = 0;      // that threads asked for
   uint64_t global_read_sectors = 0, global_write_sectors = 0;  // 32 bytes each, counted per request
   uint64_t global_fetched_sectors = 0;  // of those read, what a first-level cache of the block's own would not hold
@@ -61,8 +62,8 @@ struct Counters {
   // Instructions of the innermost loop that holds most of the kernel's mma, and the mma among them.
   uint64_t loop_instructions = 0, loop_mma = 0, loop_shared_conflicts = 0;
 };
-// A library's call, counted among the kernels' launches under its own name.
-void count_call(const std::string& name);
+// A library's call, counted among the kernels' launches under its own name, and the products that it was asked for.
+void count_call(const std::string& name, uint64_t product_flops);
 std::vector<std::pair<std::string, Counters>> all_counters();  // by demangled name, sorted
 
 }  // namespace softgpu

@@ -50,6 +50,7 @@ State& state() {
     s->host = static_cast<std::byte*>(host);
     shadow::written = reinterpret_cast<Toucher*>(reserve(space / 2 * sizeof(Toucher), PROT_READ | PROT_WRITE));
     shadow::read = reinterpret_cast<Toucher*>(reserve(space / 2 * sizeof(Toucher), PROT_READ | PROT_WRITE));
+    shadow::other_reader = reinterpret_cast<Toucher*>(reserve(space / 2 * sizeof(Toucher), PROT_READ | PROT_WRITE));
     shadow::base = reinterpret_cast<uint64_t>(s->device);
     shadow::host_offset = s->host - s->device;
     return s;
@@ -83,6 +84,21 @@ void check_order(const Toucher* touchers, size_t count, WorkId work, const Place
     report(FindingKind::stream_order, place,
            std::string(what) + describe_work(earlier) + ", and nothing orders that before " + describe_work(work));
     return;
+  }
+}
+
+// A library's call or a copy is from now on the range's reader.
+void mark_read(size_t first, size_t count, WorkId work) {
+  WorkId last_fine = 0;
+  for (Toucher* entry = shadow::read + first; entry < shadow::read + first + count; ++entry) {
+    const auto earlier = static_cast<WorkId>(work_of(*entry));
+    if (earlier != 0 && earlier != work && earlier != last_fine) {
+      if (happens_before(earlier, work))
+        last_fine = earlier;
+      else
+        shadow::keep_reader(entry);
+    }
+    *entry = make_toucher(work, block_many, thread_many, 0);
   }
 }
 
@@ -122,7 +138,7 @@ bool release(uint64_t address) {
                end = (address - shadow::base + bytes) / page * page;
   if (end > begin) {
     madvise(s.host + begin, end - begin, MADV_REMOVE);
-    for (Toucher* touchers : {shadow::written, shadow::read})
+    for (Toucher* touchers : {shadow::written, shadow::read, shadow::other_reader})
       madvise(touchers + begin / 2, (end - begin) / 2 * sizeof(Toucher), MADV_DONTNEED);
   }
   return true;
@@ -181,7 +197,7 @@ bool access_read(uint64_t address, size_t bytes, WorkId work, const Place& place
       break;
     }
   check_order(written, count, work, place, "reads what was written by ");
-  std::fill_n(shadow::read + first, count, make_toucher(work, block_many, thread_many, 0));
+  mark_read(first, count, work);
   return true;
 }
 
@@ -191,6 +207,10 @@ bool access_write(uint64_t address, size_t bytes, WorkId work, const Place& plac
   const size_t first = shadow::index(address), count = granules(address, bytes);
   check_order(shadow::written + first, count, work, place, "writes what was written by ");
   check_order(shadow::read + first, count, work, place, "writes what is read by ");
+  if (shadow::any_other_reader) {
+    check_order(shadow::other_reader + first, count, work, place, "writes what is read by ");
+    std::fill_n(shadow::other_reader + first, count, Toucher{0});
+  }
   std::fill_n(shadow::written + first, count, make_toucher(work, block_many, thread_many, 0));
   return true;
 }
@@ -204,7 +224,7 @@ bool access_copy(uint64_t from, uint64_t to, size_t bytes, WorkId work, const Pl
   if (!in_bounds(from, bytes, place) || !in_bounds(to, bytes, place)) return false;
   const size_t source = shadow::index(from), target = shadow::index(to), count = granules(from, bytes);
   check_order(shadow::written + source, count, work, place, "reads what was written by ");
-  std::fill_n(shadow::read + source, count, make_toucher(work, block_many, thread_many, 0));
+  mark_read(source, count, work);
   if (!access_write(to, bytes, work, place)) return false;
   for (size_t i = 0; i < std::min(count, granules(to, bytes)); ++i)
     if (shadow::written[source + i] == 0) shadow::written[target + i] = 0;

@@ -1,5 +1,5 @@
-// SOFTGPU_REPORT=FILE: what the kernels did, as a table in FILE and for programs in FILE.json; under MPI each rank has
-// its own, FILE.RANK.
+// SOFTGPU_REPORT=FILE: what the kernels did, as JSON, at the end of the process; under MPI each rank has its own,
+// FILE.RANK. `softgpu report` makes a table of it.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -27,6 +27,7 @@ constexpr Column columns[] = {
     {"other", &Counters::other},
     {"thread_instructions", &Counters::thread_instructions},
     {"mma_flops", &Counters::mma_flops},
+    {"product_flops", &Counters::product_flops},
     {"global_read_bytes", &Counters::global_read_bytes},
     {"global_write_bytes", &Counters::global_write_bytes},
     {"global_read_sectors", &Counters::global_read_sectors},
@@ -40,15 +41,6 @@ constexpr Column columns[] = {
 };
 
 using Kernels = std::vector<std::pair<std::string, Counters>>;
-
-void write_table(std::FILE* file, const Kernels& kernels) {
-  for (const auto& [name, counters] : kernels) {
-    std::fprintf(file, "%s\n", name.c_str());
-    for (const Column& column : columns)
-      if (const uint64_t value = counters.*column.value)
-        std::fprintf(file, "  %-22s %16llu\n", column.name, static_cast<unsigned long long>(value));
-  }
-}
 
 void write_json(std::FILE* file, const Kernels& kernels) {
   std::fputs("{", file);
@@ -64,23 +56,17 @@ void write_json(std::FILE* file, const Kernels& kernels) {
   std::fputs("\n}\n", file);
 }
 
-void write_file(const std::string& path, void (*write)(std::FILE*, const Kernels&), const Kernels& kernels) {
-  if (std::FILE* file = std::fopen(path.c_str(), "w")) {
-    write(file, kernels);
-    std::fclose(file);
-  } else {
-    std::fprintf(stderr, "softgpu: cannot write the report %s\n", path.c_str());
-  }
-}
-
 void report_counters(int, void*) {
   const char* name = std::getenv("SOFTGPU_REPORT");
   if (!name) return;
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
   const std::string path = rank ? std::string(name) + "." + rank : name;
-  const Kernels kernels = all_counters();
-  write_file(path, write_table, kernels);
-  write_file(path + ".json", write_json, kernels);
+  if (std::FILE* file = std::fopen(path.c_str(), "w")) {
+    write_json(file, all_counters());
+    std::fclose(file);
+  } else {
+    std::fprintf(stderr, "softgpu: cannot write the report %s\n", path.c_str());
+  }
 }
 
 // Handlers run in the opposite order of registration: this one after the findings' own, and so before it.

@@ -51,6 +51,13 @@ TEST(Counters, SectorsOfGlobalAccesses) {
     EXPECT_EQ(got.global_write_sectors, 0u) << c.what;
     EXPECT_EQ(got.global, 1u) << c.what;
   }
+  // Of a copy to shared memory what it reads counts, once.
+  const Counters copy = count(global_address(16) + shared_address(16) +
+                              "cp.async.cg.shared.global [%r20], [%rd10], 16; cp.async.commit_group; "
+                              "cp.async.wait_group 0;");
+  EXPECT_EQ(copy.global_read_bytes, 512u);
+  EXPECT_EQ(copy.global_read_sectors, 16u);
+  EXPECT_EQ(copy.global_write_sectors, 0u);
   const Counters backwards = count(
       "ld.param.u64 %rd10, [out]; sub.u32 %r20, 31, %r0; mul.wide.u32 %rd11, %r20, 8; add.s64 %rd10, %rd10, %rd11;\n"
       "st.global.u64 [%rd10], %rd1; bar.sync 0;");

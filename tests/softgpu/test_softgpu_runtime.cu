@@ -154,6 +154,30 @@ TEST_F(SoftgpuRuntime, FindsAnEventRecordedTooEarly) {
   EXPECT_NE(findings.find("stream_order"), std::string::npos) << findings;
 }
 
+// A kernel that reads and then writes takes the place of an earlier reader on another stream, which is not forgotten.
+TEST_F(SoftgpuRuntime, FindsAReaderBehindAnother) {
+  upload();
+  CUDA(cudaMemcpyAsync(pinned_, x_, bytes, cudaMemcpyDefault, b_));
+  launch_scale(x_, a_);
+  CUDA(cudaGetLastError());
+  CUDA(cudaStreamSynchronize(b_));
+  CUDA(cudaStreamSynchronize(a_));
+  expect_finding("stream_order");
+}
+// … nor where both readers are copies, and the write is ordered after the second alone.
+TEST_F(SoftgpuRuntime, FindsTheFirstOfTwoReaders) {
+  upload();
+  float* y = nullptr;
+  CUDA(cudaMalloc(&y, bytes));
+  CUDA(cudaMemcpyAsync(pinned_, x_, bytes, cudaMemcpyDefault, b_));
+  CUDA(cudaMemcpyAsync(y, x_, bytes, cudaMemcpyDefault, a_));
+  CUDA(cudaMemsetAsync(x_, 0, bytes, a_));
+  CUDA(cudaStreamSynchronize(b_));
+  CUDA(cudaStreamSynchronize(a_));
+  expect_finding("stream_order");
+  CUDA(cudaFree(y));
+}
+
 TEST_F(SoftgpuRuntime, TheDefaultStreamOrdersBlockingStreamsOnly) {
   cudaStream_t blocking;
   CUDA(cudaStreamCreate(&blocking));

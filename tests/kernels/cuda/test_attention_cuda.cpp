@@ -245,6 +245,90 @@ TEST(AttentionCuda, NeedsThePlansTablesOnTheDevice) {
   EXPECT_THROW(run.backward(), Error);
 }
 
+// Work that the mask leaves nothing of is skipped: what the kernels multiply are the warps' tiles in which some row
+// sees some key, and no others.
+
+// The keys that a row of a query sees, in the order in which the kernels take them.
+struct Sight {
+  explicit Sight(const Layout& layout) : keys(layout.queries()) {
+    for (const AttentionSegment& s : layout.segments)
+      for (int query = s.query_begin; query < s.query_end; ++query) {
+        for (int key = s.prefix_begin; key < s.prefix_end; ++key) keys[query].push_back(key);
+        for (int key = s.begin; key <= layout.query_tokens[query]; ++key) keys[query].push_back(key);
+      }
+  }
+  bool sees(int query, int key) const {
+    return std::find(keys[query].begin(), keys[query].end(), key) != keys[query].end();
+  }
+  std::vector<std::vector<int>> keys;
+};
+
+// Tiles of a warp's 16 rows × `tile_keys` keys with a visible pair, of one kv head: each tile of queries has its
+// queries × the heads of a kv head as rows, and a row sees the first so many keys of its segment.
+int64_t visible_row_tiles(const Layout& layout, const Sight& sight, int group, int tile_keys) {
+  int64_t tiles = 0;
+  for (const AttentionSegment& s : layout.segments)
+    for (int begin = s.query_begin; begin < s.query_end; begin += attention_detail::tile_size) {
+      const int rows = (std::min(begin + attention_detail::tile_size, s.query_end) - begin) * group;
+      for (int row = 0; row < rows; row += 16) {
+        const int last = begin + (std::min(row + 16, rows) - 1) / group;
+        tiles += (std::ssize(sight.keys[last]) + tile_keys - 1) / tile_keys;
+      }
+    }
+  return tiles;
+}
+
+// Tiles of a warp's 16 keys × 32 rows with a visible pair, of one kv head, over the plan's items.
+int64_t visible_key_tiles(AttentionPlan& plan, const Sight& sight, int group) {
+  int64_t tiles = 0;
+  const auto* tables = plan.tables().as<int32_t>();
+  const auto* items = reinterpret_cast<const attention_detail::KeyItem*>(tables + plan.gpu().key_items);
+  for (const auto& item : std::span(items, plan.gpu().key_item_count))
+    for (int key = item.key_begin; key < item.key_end; key += 16)
+      for (int row = 0; row < (item.list_end - item.list_begin) * group; row += 32) {
+        bool visible = false;
+        for (int at = item.list_begin + row / group;
+             at < std::min(item.list_end, item.list_begin + (row + 31) / group + 1) && !visible; ++at)
+          for (int k = key; k < std::min(key + 16, item.key_end) && !visible; ++k)
+            visible = sight.sees(tables[plan.gpu().lists + at], k);
+        tiles += visible;
+      }
+  return tiles;
+}
+
+void expect_only_visible_tiles(const Layout& layout, const Heads& h) {
+  SCOPED_TRACE(
+      fmt::format("{} tokens, {} heads, {} kv heads, head_dim {}", layout.tokens, h.heads, h.kv_heads, h.head_dim));
+  GpuOp<bf16> run(random_reference<bf16>(layout, h, 5));
+  softgpu_support::reset_counters();
+  run.forward().backward();
+  run.stream.synchronize();
+  const Sight sight(layout);
+  const int group = static_cast<int>(h.heads / h.kv_heads);
+  // An mma is 16 × 8 × 16. Forward: S and P·V of 16 × 64; dq: S, dP and dS·K of 16 × 32; dk, dv: four of 16 × 32.
+  const struct {
+    const char* kernel;
+    int64_t tiles, products;
+  } kernels[] = {{"attention_forward_kernel", visible_row_tiles(layout, sight, group, 64), h.head_dim},
+                 {"attention_dq_kernel", visible_row_tiles(layout, sight, group, 32), 3 * h.head_dim / 4},
+                 {"attention_dkv_kernel", visible_key_tiles(run.plan, sight, group), h.head_dim}};
+  for (const auto& k : kernels) {
+    softgpu::Counters counted;
+    ASSERT_TRUE(softgpu_support::counters(k.kernel, counted)) << k.kernel;
+    EXPECT_EQ(static_cast<int64_t>(counted.mma), k.tiles * k.products * h.kv_heads) << k.kernel;
+  }
+}
+
+TEST(AttentionCuda, MultipliesOnlyVisibleTiles) {
+  if (!softgpu_support::present()) GTEST_SKIP() << "counted by softgpu";
+  for (const Heads& h : {Heads{1, 1, 128}, {6, 2, 64}}) {
+    expect_only_visible_tiles(Layout().add(640, 640), h);
+    expect_only_visible_tiles(ragged(), h);
+    expect_only_visible_tiles(Layout().add(30, 30).add(140, 140, 0, 30).add(111, 111, 0, 30).add(90, 3, 0, 30), h);
+    expect_only_visible_tiles(many_users(), h);
+  }
+}
+
 // What the main loops spend beside the tensor cores: a function of the PTX, which softgpu counts.
 TEST(AttentionCuda, InstructionsForEachMma) {
   if (!softgpu_support::present()) GTEST_SKIP() << "counted by softgpu";
