@@ -36,7 +36,7 @@ TrainedModel TrainedModel::load(const RunConfig& config, const std::string& chec
   effective.model = info.config.model;
   float tau = 0;
   Buffer memory = load_compute_weights(folder, layout, config.compute(), config.device, tau);
-  const Weights weights(layout, effective.model, memory.tensor(config.compute(), {layout.size()}));
+  const Weights weights(layout, memory.tensor(config.compute(), {layout.size()}));
   spdlog::info("{}: the model after step {}", folder.string(), info.position.step);
   return {effective, folder, info.position, std::move(shards), std::move(layout), std::move(memory), weights, tau};
 }

@@ -70,20 +70,21 @@ class Mpi {
   }
 };
 
-// out[i] := ((parts[0][i] + parts[1][i]) + parts[2][i]) + …; out may be one of the parts.
-template <class T>
+// out[i] := ((parts[0][i] + parts[1][i]) + parts[2][i]) + … in T; out may be one of the parts.
+template <class T, class Stored = T>
 void sum_in_order(const std::vector<const char*>& parts, int64_t n, char* out) {
   constexpr int64_t tile = 1024;
   T sum[tile];
   for (int64_t begin = 0; begin < n; begin += tile) {
     const int64_t count = std::min(tile, n - begin);
-    const T* first = reinterpret_cast<const T*>(parts[0]) + begin;
-    std::copy(first, first + count, sum);
+    const Stored* first = reinterpret_cast<const Stored*>(parts[0]) + begin;
+    for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<T>(first[i]);
     for (size_t p = 1; p < parts.size(); ++p) {
-      const T* part = reinterpret_cast<const T*>(parts[p]) + begin;
-      for (int64_t i = 0; i < count; ++i) sum[i] += part[i];
+      const Stored* part = reinterpret_cast<const Stored*>(parts[p]) + begin;
+      for (int64_t i = 0; i < count; ++i) sum[i] += static_cast<T>(part[i]);
     }
-    std::copy(sum, sum + count, reinterpret_cast<T*>(out) + begin);
+    Stored* const to = reinterpret_cast<Stored*>(out) + begin;
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<Stored>(sum[i]);
   }
 }
 
@@ -98,9 +99,8 @@ void sum_in_order(DType dtype, const std::vector<const char*>& parts, int64_t n,
     case DType::i64:
       return sum_in_order<uint64_t>(parts, n, out);
     case DType::bf16:
-      break;
+      return sum_in_order<float, bf16>(parts, n, out);
   }
-  NOTELLM_CHECK(false, "sums of {} over ranks are not supported", name_of(dtype));
 }
 
 // Where each rank's part begins, and the end: [ranks + 1].
@@ -108,10 +108,6 @@ std::vector<int64_t> begins_of(std::span<const int64_t> counts) {
   std::vector<int64_t> begins(counts.size() + 1, 0);
   std::partial_sum(counts.begin(), counts.end(), begins.begin() + 1);
   return begins;
-}
-
-void check_summable(const char* name, const Tensor& t) {
-  NOTELLM_CHECK(t.dtype != DType::bf16, "{}: sums of {} over ranks are not supported", name, describe(t));
 }
 
 void check_rows(const char* name, int rank, int size, const Tensor& mine, std::span<const int64_t> rows_of,
@@ -135,7 +131,8 @@ struct Communicator::State {
   std::shared_ptr<Mpi> mpi;  // none: one rank without MPI
   MPI_Comm comm = MPI_COMM_NULL;
   int rank = 0, size = 1, local_rank = 0, local_size = 1;
-  int64_t bytes_sent = 0;
+  int world_rank = 0;  // what messages call this rank
+  std::map<std::string, int64_t> bytes_sent;
   std::vector<char> scratch;
   std::shared_ptr<gpu::Nccl> nccl;  // from the first collective of device memory on
 
@@ -143,7 +140,24 @@ struct Communicator::State {
     nccl.reset();
     if (mpi && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm);
   }
+  void look_around();
   void check(int code, const char* name) const;
+  // To each other rank so many bytes; of a reduce-scatter, its rows.
+  void count(const char* name, int64_t bytes) {
+    if (size > 1) bytes_sent[name] += bytes * (size - 1);
+  }
+  void count_reduce_scatter(const char* name, const Tensor& all, const Tensor& mine) {
+    if (size > 1) bytes_sent[name] += all.bytes() - mine.bytes();
+  }
+  void count_all_reduce(const char* name, const Tensor& t) {
+    const int64_t own = own_part(t.size()) * size_of(t.dtype);
+    if (size > 1) bytes_sent[name] += t.bytes() - own + own * (size - 1);
+  }
+  // An all-reduce's elements are shared out evenly: those of the ranks before `r`.
+  int64_t part_begin(int64_t elements, int r) const {
+    return elements / size * r + std::min<int64_t>(r, elements % size);
+  }
+  int64_t own_part(int64_t elements) const { return part_begin(elements, rank + 1) - part_begin(elements, rank); }
   void exchange(const char* name, const std::vector<Part>& sends, const std::vector<Part>& receives) const;
   void finish(const char* name, std::vector<MPI_Request>& requests, const std::vector<int>& expected) const;
   void gather_blocks(const char* name, const char* mine, const std::vector<int64_t>& begins, int64_t unit,
@@ -152,13 +166,26 @@ struct Communicator::State {
   void broadcast(const char* name, char* data, int64_t bytes, int root) const;
 };
 
+// From `comm` to what is known of it.
+void Communicator::State::look_around() {
+  MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+  MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
+  MPI_Comm_rank(comm, &rank);
+  MPI_Comm_size(comm, &size);
+  MPI_Comm host;
+  MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &host);
+  MPI_Comm_rank(host, &local_rank);
+  MPI_Comm_size(host, &local_size);
+  MPI_Comm_free(&host);
+}
+
 void Communicator::State::check(int code, const char* name) const {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(code, text, &length);
-  fail(ErrorKind::peer, "rank {}: collective {} failed: {}; look at the first error of the other ranks", rank, name,
-       std::string_view(text, length));
+  fail(ErrorKind::peer, "rank {}: collective {} failed: {}; look at the first error of the other ranks", world_rank,
+       name, std::string_view(text, length));
 }
 
 // To each rank its part of `sends`, from each its part of `receives`; both ends know the bytes. The tag comes from the
@@ -204,7 +231,7 @@ void Communicator::State::finish(const char* name, std::vector<MPI_Request>& req
   }
   check(first_error, name);
   if (!wrong_size.empty())
-    fail(ErrorKind::peer, "rank {}: collective {}: {}: the ranks' shapes differ", rank, name, wrong_size);
+    fail(ErrorKind::peer, "rank {}: collective {}: {}: the ranks' shapes differ", world_rank, name, wrong_size);
 }
 
 // Rank r's block, [begins[r], begins[r + 1]) in units of `unit` bytes, to all ranks. `mine` may lie in its place in
@@ -262,14 +289,17 @@ Communicator Communicator::world() {
   auto state = std::make_unique<State>();
   state->mpi = Mpi::get();
   MPI_Comm_dup(MPI_COMM_WORLD, &state->comm);
-  MPI_Comm_set_errhandler(state->comm, MPI_ERRORS_RETURN);
-  MPI_Comm_rank(state->comm, &state->rank);
-  MPI_Comm_size(state->comm, &state->size);
-  MPI_Comm host;
-  MPI_Comm_split_type(state->comm, MPI_COMM_TYPE_SHARED, state->rank, MPI_INFO_NULL, &host);
-  MPI_Comm_rank(host, &state->local_rank);
-  MPI_Comm_size(host, &state->local_size);
-  MPI_Comm_free(&host);
+  state->look_around();
+  return Communicator(std::move(state));
+}
+
+Communicator Communicator::split(const char* name, int color) const {
+  if (!state_->mpi) return self();
+  const WatchedCollective watched(name, state_->world_rank);
+  auto state = std::make_unique<State>();
+  state->mpi = state_->mpi;
+  state_->check(MPI_Comm_split(state_->comm, color, rank(), &state->comm), name);
+  state->look_around();
   return Communicator(std::move(state));
 }
 
@@ -277,51 +307,48 @@ int Communicator::rank() const { return state_->rank; }
 int Communicator::size() const { return state_->size; }
 int Communicator::local_rank() const { return state_->local_rank; }
 int Communicator::local_size() const { return state_->local_size; }
-int64_t Communicator::bytes_sent() const { return state_->bytes_sent; }
+const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return state_->bytes_sent; }
 
 void Communicator::all_reduce_sum(const char* name, Tensor t) {
-  const WatchedCollective watched(name, rank());
-  check_summable(name, t);
+  const WatchedCollective watched(name, state_->world_rank);
   std::vector<int64_t> begins;
-  for (int r = 0; r <= size(); ++r) begins.push_back(t.size() / size() * r + std::min<int64_t>(r, t.size() % size()));
+  for (int r = 0; r <= size(); ++r) begins.push_back(state_->part_begin(t.size(), r));
   char* data = static_cast<char*>(t.data);
   char* mine = data + begins[rank()] * size_of(t.dtype);
   state_->reduce_blocks(name, data, begins, t.dtype, mine);
   state_->gather_blocks(name, mine, begins, size_of(t.dtype), data);
-  state_->bytes_sent += t.bytes();
+  state_->count_all_reduce(name, t);
 }
 
 void Communicator::all_gather_rows(const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all) {
-  const WatchedCollective watched(name, rank());
+  const WatchedCollective watched(name, state_->world_rank);
   check_rows(name, rank(), size(), mine, rows_of, all);
   state_->gather_blocks(name, static_cast<const char*>(mine.data), begins_of(rows_of), all.cols() * size_of(all.dtype),
                         static_cast<char*>(all.data));
-  state_->bytes_sent += mine.bytes();
+  state_->count(name, mine.bytes());
 }
 
 void Communicator::reduce_scatter_rows(const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine) {
-  const WatchedCollective watched(name, rank());
-  check_summable(name, all);
+  const WatchedCollective watched(name, state_->world_rank);
   check_rows(name, rank(), size(), mine, rows_of, all);
   std::vector<int64_t> begins = begins_of(rows_of);
   for (int64_t& begin : begins) begin *= all.cols();
   state_->reduce_blocks(name, static_cast<char*>(all.data), begins, all.dtype, static_cast<char*>(mine.data));
-  state_->bytes_sent += all.bytes();
+  state_->count_reduce_scatter(name, all, mine);
 }
 
 gpu::Nccl& Communicator::nccl() {
   if constexpr (cuda_built)
     if (!state_->nccl) {
       const std::string id = broadcast("start of NCCL", rank() == 0 ? gpu::Nccl::make_id() : "", 0);
-      state_->nccl = std::make_shared<gpu::Nccl>(id, rank(), size());
+      state_->nccl = std::make_shared<gpu::Nccl>(id, rank(), size(), state_->world_rank);
     }
   return *state_->nccl;
 }
 
 void Communicator::all_reduce_sum(Stream& stream, const char* name, Tensor t) {
   if (!stream.on_gpu()) return all_reduce_sum(name, t);
-  check_summable(name, t);
-  state_->bytes_sent += t.bytes();
+  state_->count_all_reduce(name, t);
   if constexpr (cuda_built)
     if (size() > 1 && t.size() > 0) nccl().all_reduce_sum(stream, name, t);
 }
@@ -330,7 +357,7 @@ void Communicator::all_gather_rows(Stream& stream, const char* name, Tensor mine
                                    Tensor all) {
   if (!stream.on_gpu()) return all_gather_rows(name, mine, rows_of, all);
   check_rows(name, rank(), size(), mine, rows_of, all);
-  state_->bytes_sent += mine.bytes();
+  state_->count(name, mine.bytes());
   if (size() == 1) {
     if (mine.data != all.data) copy(stream, mine, all);
     return;
@@ -343,10 +370,12 @@ void Communicator::all_gather_rows(Stream& stream, const char* name, Tensor mine
 void Communicator::reduce_scatter_rows(Stream& stream, const char* name, Tensor all, std::span<const int64_t> rows_of,
                                        Tensor mine) {
   if (!stream.on_gpu()) return reduce_scatter_rows(name, all, rows_of, mine);
-  check_summable(name, all);
   check_rows(name, rank(), size(), mine, rows_of, all);
-  state_->bytes_sent += all.bytes();
-  if (size() == 1) return copy(stream, all, mine);
+  state_->count_reduce_scatter(name, all, mine);
+  if (size() == 1) {
+    if (mine.data != all.data) copy(stream, all, mine);
+    return;
+  }
   std::vector<int64_t> begins = begins_of(rows_of);
   for (int64_t& begin : begins) begin *= all.cols();
   if constexpr (cuda_built) nccl().reduce_scatter(stream, name, all, begins, mine);
@@ -371,24 +400,24 @@ double Communicator::max(const char* name, double value) {
 }
 
 void Communicator::broadcast(const char* name, Tensor t, int root) {
-  const WatchedCollective watched(name, rank());
+  const WatchedCollective watched(name, state_->world_rank);
   NOTELLM_CHECK(0 <= root && root < size(), "{}: root {} of {} ranks", name, root, size());
   state_->broadcast(name, static_cast<char*>(t.data), t.bytes(), root);
-  if (rank() == root) state_->bytes_sent += t.bytes();
+  if (rank() == root) state_->count(name, t.bytes());
 }
 
 std::string Communicator::broadcast(const char* name, const std::string& text, int root) {
   int64_t length = static_cast<int64_t>(text.size());
   broadcast(name, Tensor::of(&length, {1}), root);
-  const WatchedCollective watched(name, rank());
+  const WatchedCollective watched(name, state_->world_rank);
   std::string result = rank() == root ? text : std::string(static_cast<size_t>(length), '\0');
   state_->broadcast(name, result.data(), length, root);
-  if (rank() == root) state_->bytes_sent += length;
+  if (rank() == root) state_->count(name, length);
   return result;
 }
 
 void Communicator::barrier(const char* name) {
-  const WatchedCollective watched(name, rank());
+  const WatchedCollective watched(name, state_->world_rank);
   if (size() > 1) state_->check(MPI_Barrier(state_->comm), name);
 }
 

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -39,12 +40,17 @@ class Communicator {
   Communicator& operator=(Communicator&&) noexcept;
   ~Communicator();
 
+  // The ranks of the same colour as a group of their own, in their order here. Itself a collective. Where everyone has
+  // the same colour, a second communicator of the same ranks.
+  Communicator split(const char* name, int color) const;
+
   int rank() const;
   int size() const;
-  int local_rank() const;  // among the ranks of this host
+  int local_rank() const;  // among the ranks of this group on this host
   int local_size() const;
 
-  // t := sum over ranks of t. t: f32, f64, i32 or i64, the same shape on all ranks.
+  // t := sum over ranks of t, the same shape on all ranks. bf16 is summed in f32 and rounded once (on CUDA as NCCL
+  // does).
   void all_reduce_sum(const char* name, Tensor t);
   void all_reduce_sum(Stream& stream, const char* name, Tensor t);
   // The maximum over ranks; NaN when any is NaN.
@@ -56,8 +62,8 @@ class Communicator {
   void all_gather_rows(const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all);
   void all_gather_rows(Stream& stream, const char* name, Tensor mine, std::span<const int64_t> rows_of, Tensor all);
   std::vector<int64_t> all_gather(const char* name, int64_t value);
-  // The sum over ranks of `all`; each rank gets its own rows: the transpose of all_gather_rows. f32, f64, i32 or i64.
-  // On a CUDA stream `all` may be overwritten.
+  // The sum over ranks of `all`; each rank gets its own rows: the transpose of all_gather_rows. `mine` may lie in its
+  // place in `all`. On a CUDA stream `all` may be overwritten.
   void reduce_scatter_rows(const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine);
   void reduce_scatter_rows(Stream& stream, const char* name, Tensor all, std::span<const int64_t> rows_of, Tensor mine);
   void broadcast(const char* name, Tensor t, int root);
@@ -66,8 +72,8 @@ class Communicator {
   // Throws Error(peer) on all ranks, naming the first rank that differs, unless all have the same text.
   void require_equal(const char* name, const std::string& what, const std::string& text);
 
-  // Bytes that this rank handed to collectives so far, also when it is the only one.
-  int64_t bytes_sent() const;
+  // Bytes that left this rank so far, by the collective's name: what a gather or a reduce-scatter cannot do with fewer.
+  const std::map<std::string, int64_t>& bytes_sent() const;
 
   // Ends all ranks: prints nothing (the launcher may), never returns.
   [[noreturn]] static void abort(int exit_code);

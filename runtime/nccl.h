@@ -14,8 +14,9 @@ class Nccl {
  public:
   // What rank 0 makes and all ranks begin with.
   static std::string make_id();
-  // Itself a collective of all ranks, each with its GPU chosen. Throws Error(peer).
-  Nccl(const std::string& id, int rank, int size);
+  // Itself a collective of all ranks, each with its GPU chosen. shown_rank: what messages call this one. Throws
+  // Error(peer).
+  Nccl(const std::string& id, int rank, int size, int shown_rank);
   Nccl(const Nccl&) = delete;
   Nccl& operator=(const Nccl&) = delete;
   ~Nccl();
@@ -31,7 +32,7 @@ class Nccl {
   void check(int status, const char* name) const;
 
   void* native_ = nullptr;  // the ncclComm_t
-  int rank_, size_;
+  int shown_rank_, rank_, size_;
 };
 
 // Throws Error(peer), with the last collective's name, when NCCL has met an error since it was enqueued.

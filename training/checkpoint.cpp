@@ -168,13 +168,21 @@ void make_room(const fs::path& checkpoint) {
   remove_checkpoint(checkpoint);
 }
 
-void copy_tensor(Stream& stream, const SafetensorsFile& file, const std::string& name, const Parameter& p, Tensor flat,
-                 const fs::path& path) {
-  const Tensor from = file.at(name), to = p.view(flat);
-  if (from.dtype != DType::f32 || from.size() != to.size() || from.rows() != to.rows())
-    fail(ErrorKind::checkpoint, "{}: tensor {} is {}, the model wants {}", path.string(), name, describe(from),
-         describe(to));
-  copy(stream, from, to);
+// A whole tensor of the file, checked to be that of `p`.
+Tensor whole_tensor(const SafetensorsFile& file, const std::string& name, const Parameter& p, const fs::path& path) {
+  const Tensor t = file.at(name);
+  if (t.dtype != DType::f32 || t.rows() != p.all_rows || t.cols() != std::max<int64_t>(1, p.all_cols))
+    fail(ErrorKind::checkpoint, "{}: tensor {} is {}, the model wants {}", path.string(), name, describe(t),
+         p.all_cols ? fmt::format("f32 [{}, {}]", p.all_rows, p.all_cols) : fmt::format("f32 [{}]", p.all_rows));
+  return t;
+}
+
+// Elements [first, first + count) of the part p of a whole tensor, to `to`.
+void copy_run(Stream& stream, const Parameter& p, Tensor whole, int64_t first, int64_t count, Tensor to) {
+  const Tensor flat = whole.reshape({whole.size()});
+  for_row_runs(p, first, count, [&](int64_t from, int64_t at, int64_t elements) {
+    copy(stream, flat.slice(from, from + elements), to.slice(at, at + elements));
+  });
 }
 
 }  // namespace
@@ -246,26 +254,34 @@ CheckpointInfo verify_checkpoint(const fs::path& checkpoint) {
 void load_weights(const fs::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat,
                   Device device) {
   Stream stream(device);
-  const fs::path model = fs::exists(folder / model_name) ? folder / model_name : folder / "model.safetensors";
-  const SafetensorsFile file(model);
-  for (const Parameter& p : layout.all())
-    if (!in_note_head(p)) copy_tensor(stream, file, p.name, p, flat, model);
-  stream.synchronize();
-  if (!with_note_head) return;
-  const SafetensorsFile head(folder / note_head_name);
-  for (const Parameter& p : layout.all())
-    if (in_note_head(p)) copy_tensor(stream, head, p.name, p, flat, folder / note_head_name);
-  stream.synchronize();
+  const auto load = [&](const fs::path& path, bool note_head) {
+    const SafetensorsFile file(path);
+    for (const Parameter& p : layout.all())
+      if (in_note_head(p) == note_head)
+        copy_run(stream, p, whole_tensor(file, p.name, p, path), 0, p.size(),
+                 flat.slice(p.offset, p.offset + p.size()));
+    stream.synchronize();
+  };
+  load(fs::exists(folder / model_name) ? folder / model_name : folder / "model.safetensors", false);
+  if (with_note_head) load(folder / note_head_name, true);
 }
 
-void load_moments(const fs::path& checkpoint, const ParameterLayout& layout, Optimizer& optimizer) {
-  const fs::path path = checkpoint / optimizer_name;
-  const SafetensorsFile file(path);
+void load_state(const fs::path& checkpoint, const ParameterLayout& layout, const ShardMap& shards,
+                Optimizer& optimizer) {
+  const SafetensorsFile model(checkpoint / model_name), head(checkpoint / note_head_name),
+      moments(checkpoint / optimizer_name);
   Stream stream(optimizer.device());
-  for (const Parameter& p : layout.all()) {
-    copy_tensor(stream, file, "first_moment." + p.name, p, optimizer.first_moment(), path);
-    copy_tensor(stream, file, "second_moment." + p.name, p, optimizer.second_moment(), path);
-  }
+  shards.for_runs(layout, [&](const ShardMap::Run& run) {
+    const Parameter& p = run.parameter;
+    const auto load = [&](const SafetensorsFile& file, const char* name, const std::string& prefix, Tensor to) {
+      copy_run(stream, p, whole_tensor(file, prefix + p.name, p, checkpoint / name), run.first, run.count,
+               to.slice(run.at, run.at + run.count));
+    };
+    in_note_head(p) ? load(head, note_head_name, "", optimizer.weights())
+                    : load(model, model_name, "", optimizer.weights());
+    load(moments, optimizer_name, "first_moment.", optimizer.first_moment());
+    load(moments, optimizer_name, "second_moment.", optimizer.second_moment());
+  });
   stream.synchronize();
 }
 

@@ -38,8 +38,8 @@ struct CheckpointInfo {
   RunConfig config;
 };
 
-// Rank 0 writes; afterwards only the newest train.keep_checkpoints are left. On CUDA the stream of the updates must have
-// been waited for. Throws Error(io): the run's older checkpoints stay.
+// Rank 0 writes; afterwards only the newest train.keep_checkpoints are left. On CUDA the stream of the updates must
+// have been waited for. Throws Error(io): the run's older checkpoints stay.
 void save_checkpoint(const RunConfig& config, const ParameterLayout& layout, const NoteTable& notes,
                      const std::filesystem::path& tokenizer, const TrainingPosition& position,
                      const Optimizer& optimizer);
@@ -57,6 +57,8 @@ CheckpointInfo verify_checkpoint(const std::filesystem::path& checkpoint);
 // where with_note_head). Throws Error(checkpoint): a tensor that is missing or has another shape.
 void load_weights(const std::filesystem::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat,
                   Device device = Device::cpu);
-void load_moments(const std::filesystem::path& checkpoint, const ParameterLayout& layout, Optimizer& optimizer);
+// Fills master weights and moments of the rank's pieces, from a checkpoint of any topology.
+void load_state(const std::filesystem::path& checkpoint, const ParameterLayout& layout, const ShardMap& shards,
+                Optimizer& optimizer);
 
 }  // namespace notellm

@@ -47,6 +47,19 @@ void TrainConfig::fields(Fields& f) {
   f.add("watchdog_seconds", "a collective that takes longer ends the run, 0: never", watchdog_seconds, at_least(0));
 }
 
+void ParallelConfig::fields(Fields& f) {
+  f.add("tensor", "ranks, neighbours, that hold one model between them (training only); the others share the notes",
+        tensor, between(1, 64));
+  f.add("sharding", "what data ranks keep a share of: nothing; optimizer state; gradients too; parameters too",
+        sharding,
+        {{"none", Sharding::none},
+         {"optimizer", Sharding::optimizer},
+         {"gradients", Sharding::gradients},
+         {"parameters", Sharding::parameters}});
+  f.add("recompute", "layer: keep a layer's input alone, and compute the layer again in the backward pass", recompute,
+        {{"none", Recompute::none}, {"layer", Recompute::layer}});
+}
+
 void EvaluateConfig::fields(Fields& f) {
   f.add("batch_notes", "notes that are embedded at once", batch_notes, at_least(1));
   f.add("low_exposure_below", "low exposure: targets with fewer training clicks than this; 0: their median",
@@ -68,6 +81,7 @@ void RunConfig::fields(Fields& f) {
   f.section("loss", loss);
   f.section("optimizer", optimizer);
   f.section("train", train);
+  f.section("parallel", parallel);
   f.section("evaluate", evaluate);
 }
 

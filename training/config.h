@@ -8,6 +8,7 @@
 #include "model/config.h"
 #include "runtime/config.h"
 #include "runtime/device.h"
+#include "training/sharding.h"
 
 namespace notellm {
 
@@ -15,6 +16,7 @@ enum class Precision { fp32, bf16 };
 enum class AttentionKernels { fused, cudnn };
 enum class SamplingCorrection { none, logq };
 enum class Schedule { linear, cosine };
+enum class Recompute { none, layer };
 
 struct LossConfig {
   double alpha = 0.01;
@@ -54,6 +56,13 @@ struct TrainConfig {
   void fields(Fields& f);
 };
 
+struct ParallelConfig {
+  int tensor = 1;
+  Sharding sharding = Sharding::none;
+  Recompute recompute = Recompute::none;
+  void fields(Fields& f);
+};
+
 struct EvaluateConfig {
   int batch_notes = 256;
   int low_exposure_below = 0;
@@ -71,6 +80,7 @@ struct RunConfig {
   LossConfig loss;
   OptimizerConfig optimizer;
   TrainConfig train;
+  ParallelConfig parallel;
   EvaluateConfig evaluate;
   void fields(Fields& f);
 

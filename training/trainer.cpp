@@ -66,18 +66,19 @@ bool is_shape(std::string_view key) {
 bool is_decisive(std::string_view key) {
   if (key == "train.steps" || key == "train.pairs_per_step") return true;
   return key != "threads" && key != "device" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
-         !key.starts_with("model.init.");
+         !key.starts_with("parallel.") && !key.starts_with("model.init.");
 }
 
 class Trainer {
  public:
-  Trainer(const RunConfig& config, Communicator& ranks, const Shards& shards)
+  Trainer(const RunConfig& config, Mesh& mesh, const Shards& shards)
       : config_(config),
-        ranks_(ranks),
+        mesh_(mesh),
+        ranks_(mesh.world),
         shards_(shards),
         stream_(config.device),
-        state_(config, shards.notes.prompt),
-        step_(config, shards.notes, shards.pairs, ranks) {}
+        state_(config, shards.notes.prompt, mesh),
+        step_(config, shards.notes, shards.pairs, mesh) {}
 
   void start_anew() { state_.start_anew(config_, shards_.notes.prompt); }
   void resume_from(const fs::path& checkpoint);
@@ -90,6 +91,7 @@ class Trainer {
   void evaluate_sample(Metrics* metrics);
 
   const RunConfig& config_;
+  Mesh& mesh_;
   Communicator& ranks_;
   const Shards& shards_;
   Stream stream_;
@@ -114,9 +116,8 @@ void Trainer::resume_from(const fs::path& checkpoint) {
   const std::string changes = changed_keys(info.config, config_, is_decisive);
   if (!changes.empty() && ranks_.rank() == 0)
     spdlog::warn("{} was trained with other settings, from here on: {}", checkpoint.string(), changes);
-  load_weights(checkpoint, state_.layout, true, state_.optimizer.weights(), config_.device);
-  load_moments(checkpoint, state_.layout, state_.optimizer);
-  state_.optimizer.refresh_compute_weights();
+  load_state(checkpoint, state_.layout, state_.shards, state_.optimizer);
+  state_.weights.refresh();
   position_ = info.position;
   saved_step_ = position_.step;
   spdlog::info("resumed from {} after step {}", checkpoint.string(), position_.step);
@@ -127,9 +128,9 @@ StepMetrics Trainer::do_step() {
   StepMetrics m;
   const float tau = state_.tau(stream_);
   m.tau = tau;
-  m.result = step_.run(stream_, position_.step, state_.weights, tau, state_.gradients);
+  m.result = step_.run(stream_, position_.step, state_, tau);
   m.learning_rate = learning_rate(config_.optimizer, position_.step, config_.train.steps);
-  m.gradient_norm = state_.optimizer.update(stream_, state_.gradients.flat, m.learning_rate, position_.updates + 1);
+  m.gradient_norm = state_.update(stream_, m.learning_rate, position_.updates + 1);
   ++position_.step;
   m.step = position_.step;
   count_skipped(m);
@@ -165,12 +166,15 @@ void Trainer::save() {
 }
 
 void Trainer::evaluate_sample(Metrics* metrics) {
-  if (!embedder_) embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes, config_.device);
+  if (!embedder_)
+    embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes, config_.device, &mesh_.tensor);
   const Pool pool = make_pool(shards_.notes);
   const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
-  const Buffer vectors = embed_pool(stream_, ranks_, *embedder_, state_.weights, shards_.notes, pool, false);
+  const PassHooks hooks{.begins = [&](int layer) { state_.weights.begins(stream_, layer); }};
+  const Weights& weights = state_.weights.views();
+  const Buffer vectors = embed_pool(stream_, mesh_.data, *embedder_, weights, shards_.notes, pool, false, hooks);
   Stream cpu;  // ranks are computed there
-  const auto found = rank_targets(cpu, ranks_, pool_vectors(vectors, state_.weights, pool), questions);
+  const auto found = rank_targets(cpu, ranks_, pool_vectors(vectors, weights, pool), questions);
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 
@@ -222,7 +226,8 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
       fmt::format("{} {} {}", shards.notes.tokenizer_digest, shards.notes.size(), shards.pairs.train.size()));
   const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);
   ranks.require_equal("checkpoint", "the checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
-  Trainer trainer(config, ranks, shards);
+  Mesh mesh(ranks, config.parallel.tensor);
+  Trainer trainer(config, mesh, shards);
   if (checkpoint)
     trainer.resume_from(*checkpoint);
   else

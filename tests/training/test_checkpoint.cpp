@@ -29,7 +29,8 @@ class Checkpoint : public testing::Test {
   RunConfig config_ = make_config(folder_);
   test::TinyData data_ = test::tiny_data(4);
   ParameterLayout layout_{config_.model, padded_vocabulary(40)};
-  Optimizer optimizer_{config_.optimizer, layout_, DType::f32};
+  ShardMap shards_{layout_};
+  Optimizer optimizer_{config_.optimizer, layout_, shards_};
 
   Checkpoint() {
     write_file(folder_ / "tokenizer.model", "the tokenizer's bytes");
@@ -78,9 +79,8 @@ TEST_F(Checkpoint, WhatComesBackIsWhatWasSaved) {
   EXPECT_EQ(print_run_config(info.config), print_run_config(config_));
   EXPECT_EQ(read_file(at_step(12) / "tokenizer.model"), "the tokenizer's bytes");
 
-  Optimizer loaded(config_.optimizer, layout_, DType::f32);
-  load_weights(at_step(12), layout_, true, loaded.weights());
-  load_moments(at_step(12), layout_, loaded);
+  Optimizer loaded(config_.optimizer, layout_, shards_);
+  load_state(at_step(12), layout_, shards_, loaded);
   EXPECT_TRUE(same(loaded.weights(), optimizer_.weights()));
   EXPECT_TRUE(same(loaded.first_moment(), optimizer_.first_moment()));
   EXPECT_TRUE(same(loaded.second_moment(), optimizer_.second_moment()));
@@ -91,7 +91,7 @@ TEST_F(Checkpoint, WeightsWithoutTheNoteHead) {
   save(1);
   fs::remove(at_step(1) / "note_head.safetensors");
   fs::rename(at_step(1) / "model-00001-of-00001.safetensors", at_step(1) / "model.safetensors");
-  test::FlatWeights loaded(layout_, config_.model);
+  test::FlatWeights loaded(layout_);
   load_weights(at_step(1), layout_, false, loaded.flat);
   for (const Parameter& p : layout_.all()) {
     if (p.name.starts_with("note_head.")) {
@@ -155,7 +155,7 @@ TEST_F(Checkpoint, AStepSavedAgain) {
   save(6);
   EXPECT_EQ(latest_checkpoint(folder_ / "run"), at_step(6));
   verify_checkpoint(at_step(6));
-  test::FlatWeights loaded(layout_, config_.model);
+  test::FlatWeights loaded(layout_);
   load_weights(at_step(6), layout_, true, loaded.flat);
   EXPECT_EQ(*loaded.flat.as<float>(), 42.0f);
 }
@@ -339,13 +339,13 @@ TEST_F(CheckpointDamage, AModelOfAnotherShape) {
   ModelConfig other = config_.model;
   other.ffn = 11;
   const ParameterLayout wider(other, 64);
-  test::FlatWeights weights(wider, other);
+  test::FlatWeights weights(wider);
   EXPECT_ERROR(checkpoint, "mlp.gate_proj.weight is f32 [10, 12], the model wants f32 [11, 12]",
                load_weights(at_step(2), wider, true, weights.flat));
   other = config_.model;
   other.layers = 3;
   const ParameterLayout deeper(other, 64);
-  test::FlatWeights more(deeper, other);
+  test::FlatWeights more(deeper);
   EXPECT_ERROR(checkpoint, "model.layers.2.", load_weights(at_step(2), deeper, true, more.flat));
 }
 
