@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # launch/train.sbatch on a Slurm of its own: a controller and two nodes on this machine, all in a temporary folder.
 #
-#   tests/launch/slurm.sh [--install] [NOTELLM]     --install: Slurm and munge first, where they are missing (root)
+#   tests/launch/slurm.sh [--install] [NOTELLM]     --install: Slurm and munge first, where they are missing (root or sudo)
 #
 # 1. A job on both nodes is sent USR1, saves, is queued again, goes on, and ends with the bytes of the undisturbed run.
 # 2. The same as an array, whose second job goes on and whose third is cancelled.
