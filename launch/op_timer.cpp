@@ -23,8 +23,8 @@ BenchRow OpTimer::memory_op(std::string name, double bytes, const Work& work) {
   BenchRow row{.name = std::move(name), .kind = "memory", .bytes = bytes};
   {
     Operands buffers(config_.device);
-    const auto half = std::max<int64_t>(1, static_cast<int64_t>(bytes / 4));
-    const Tensor from = buffers.zeros(DType::bf16, {half}), to = buffers.zeros(DType::bf16, {half});
+    const auto half_bytes = static_cast<int64_t>(bytes / 2), elements = std::max<int64_t>(1, half_bytes / 2);
+    const Tensor from = buffers.zeros(DType::bf16, {elements}), to = buffers.zeros(DType::bf16, {elements});
     row.copy_seconds = seconds([&] { copy_memory(stream_, from, to); });
   }
   row.seconds = seconds(work);
