@@ -50,6 +50,7 @@ StepFlops& StepFlops::operator+=(const StepFlops& other) {
   attention += other.attention;
   heads += other.heads;
   infonce += other.infonce;
+  repeated += other.repeated;
   return *this;
 }
 
@@ -57,16 +58,22 @@ StepFlops batch_flops(const ModelConfig& c, const PackedBatch& batch, int64_t vo
   StepFlops flops = forward_flops(c, batch, true);
   // Backward: two products for each one forward; in attention five for two, since the scores are computed again.
   flops.layers *= 3;
+  flops.repeated = 0.5 * flops.attention;
   flops.attention *= 3.5;
   flops.heads *= 3;
   flops.heads += 3 * 2.0 * batch.label_rows.size() * vocabulary * c.dim;
-  if (first_pass) flops += forward_flops(c, batch, false);
+  if (first_pass) {
+    StepFlops first = forward_flops(c, batch, false);
+    first.repeated = first.total();
+    flops += first;
+  }
   return flops;
 }
 
 StepFlops infonce_flops(int64_t rows, int64_t all, int64_t dimensions) {
   StepFlops flops;
   flops.infonce = 4 * 2.0 * rows * all * dimensions;
+  flops.repeated = flops.infonce / 4;
   return flops;
 }
 

@@ -12,8 +12,11 @@ struct StepFlops {
   double attention = 0;  // scores and weighted sums over the keys that each query sees
   double heads = 0;      // LM head on label rows and vector head on note rows
   double infonce = 0;    // similarities and their gradient
+  double repeated = 0;   // of all these: what has been computed before and is so again, to save memory
 
   double total() const { return layers + attention + heads + infonce; }
+  // What the model asks for, the numerator of MFU (PaLM, arXiv 2204.02311, appendix B).
+  double model() const { return total() - repeated; }
   StepFlops& operator+=(const StepFlops& other);
 };
 

@@ -184,7 +184,8 @@ void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepRes
                      f.layers,
                      f.attention,
                      f.heads,
-                     f.infonce};
+                     f.infonce,
+                     f.repeated};
   ranks_.all_reduce_sum("loss", Tensor::of(totals, {std::ssize(totals)}));
   const double alpha = config_.loss.alpha;
   result.notes = std::ssize(plan_.ids);
@@ -196,7 +197,7 @@ void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepRes
   result.negative_similarity = totals[3] / result.notes;
   result.tokens = static_cast<int64_t>(totals[4]);
   result.unshared_tokens = static_cast<int64_t>(totals[5]);
-  f = {totals[6], totals[7], totals[8], totals[9]};
+  f = {totals[6], totals[7], totals[8], totals[9], totals[10]};
 }
 
 struct TrainingStep::Pass {

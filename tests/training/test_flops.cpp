@@ -38,6 +38,7 @@ TEST(Flops, OneLayerByHand) {
   EXPECT_EQ(flops.attention, 3.5 * 384);
   EXPECT_EQ(flops.heads, 3 * (96 + 1600));
   EXPECT_EQ(flops.infonce, 0);
+  EXPECT_EQ(flops.model(), 3 * (768 + 2208 + 384 + 96 + 1600));
 }
 
 // The first layer computes everything for all 6 tokens, which see 1 + 2 + 3 + 4 + 5 + 3 = 18 keys.
@@ -56,9 +57,19 @@ TEST(Flops, FirstPassReadsNoteRowsOnly) {
   EXPECT_EQ(twice.layers - once.layers, 768 + 2.0 * 2 * 368);
   EXPECT_EQ(twice.attention - once.attention, 2 * 2 * 7 * 8);
   EXPECT_EQ(twice.heads - once.heads, 96);
+  EXPECT_EQ(twice.model(), once.model());
 }
 
-TEST(Flops, InfonceCountsFourProducts) { EXPECT_EQ(infonce_flops(3, 8, 5).total(), 4 * 2 * 3 * 8 * 5); }
+TEST(Flops, InfonceCountsFourProductsOneOfThemTwice) {
+  EXPECT_EQ(infonce_flops(3, 8, 5).total(), 4 * 2 * 3 * 8 * 5);
+  EXPECT_EQ(infonce_flops(3, 8, 5).model(), 3 * 2 * 3 * 8 * 5);
+}
+
+TEST(Flops, SumsKeepWhatIsRepeated) {
+  StepFlops sum = infonce_flops(3, 8, 5);
+  sum += infonce_flops(1, 8, 5);
+  EXPECT_EQ(sum.repeated, 2 * 4 * 8 * 5);
+}
 
 }  // namespace
 }  // namespace notellm
