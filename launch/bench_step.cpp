@@ -2,13 +2,14 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <span>
 
 #include "data_pipeline/shards.h"
 #include "launch/bench.h"
-#include "launch/measure.h"
+#include "launch/bench_report.h"
+#include "launch/device_facts.h"
 #include "launch/table.h"
+#include "runtime/files.h"
 #include "runtime/progress.h"
 #include "runtime/stopwatch.h"
 #include "training/state.h"
@@ -22,13 +23,17 @@ struct Report {
   int64_t notes = 0, tokens = 0, unshared_tokens = 0, labels = 0;  // of all timed steps
   double seconds = 0, fastest = std::numeric_limits<double>::infinity();
   int steps = 0, micro_batches = 1, ranks = 1;
-  StepFlops flops;  // of all timed steps
-  double peak_gflops = 0;
-  StepParts parts;  // of all timed steps
+  StepFlops flops;             // of all timed steps
+  LargeProduct product;        // of this rank
+  double large_product = 0;    // of all ranks together, FLOP/s
+  std::optional<double> peak;  // of a rank's device, FLOP/s
+  StepParts parts;             // of all timed steps
   double optimizer_seconds = 0;
 
   double step_seconds() const { return seconds / steps; }
-  double gflops() const { return flops.total() / seconds / 1e9; }
+  double flops_per_second() const { return flops.total() / seconds; }
+  double model_flops_per_second() const { return flops.model() / seconds; }
+  double mfu() const { return model_flops_per_second() / (*peak * ranks); }
   // Name and seconds a step.
   std::vector<std::pair<std::string, double>> part_list() const {
     return {{"plan and pack", parts.packing / steps},
@@ -57,7 +62,8 @@ Report measure(const RunConfig& config, const BenchStepOptions& options, const S
   Report report;
   report.ranks = ranks.size();
   report.steps = options.steps;
-  report.peak_gflops = measure_gemm_gflops(ranks, config.compute(), config.device);
+  report.product = measure_large_product(ranks, config.compute(), config.device);
+  report.peak = device_peak(config.device, config.compute());
   Mesh mesh(ranks, config.parallel.tensor);
   TrainingState state(config, shards.notes.prompt, mesh);
   state.start_anew(config, shards.notes.prompt);
@@ -79,14 +85,27 @@ Report measure(const RunConfig& config, const BenchStepOptions& options, const S
     report.optimizer_seconds += optimizer_seconds;
   }
   StepParts& p = report.parts;
-  double sums[] = {
-      report.peak_gflops, report.optimizer_seconds, p.packing, p.forward, p.contrastive, p.token, p.backward, p.reduce};
+  double sums[] = {report.product.flops_per_second,
+                   report.optimizer_seconds,
+                   p.packing,
+                   p.forward,
+                   p.contrastive,
+                   p.token,
+                   p.backward,
+                   p.reduce};
   ranks.all_reduce_sum("sum over ranks", Tensor::of(sums, {std::ssize(sums)}));
   for (double& sum : std::span(sums).subspan(1)) sum /= ranks.size();
-  report.peak_gflops = sums[0];
+  report.large_product = sums[0];
   report.optimizer_seconds = sums[1];
   p = {sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]};
   return report;
+}
+
+// What has been computed twice to save memory counts above, and not here.
+std::string mfu_text(const Report& r) {
+  if (!r.peak) return fmt::format("unknown: no peak of a {} at this precision is known", device_name(Device::cuda));
+  return fmt::format("{:.1f} %: the model's {} of the vendor's {} a GPU", 100 * r.mfu(),
+                     format_flops(r.model_flops_per_second()), format_flops(*r.peak));
 }
 
 void print_table(const Report& r, const RunConfig& config, const std::string& source) {
@@ -106,8 +125,10 @@ void print_table(const Report& r, const RunConfig& config, const std::string& so
       {"products", fmt::format("{:.1f} GFLOP a step (layers {:.1f}, attention {:.1f}, heads {:.1f}, InfoNCE {:.1f})",
                                r.flops.total() / giga, r.flops.layers / giga, r.flops.attention / giga,
                                r.flops.heads / giga, r.flops.infonce / giga)});
-  table.row({"", fmt::format("{:.0f} GFLOP/s = {:.0f} % of the {:.0f} GFLOP/s of a {}³ product here", r.gflops(),
-                             100 * r.gflops() / r.peak_gflops, r.peak_gflops, measured_product(config.device))});
+  table.row(
+      {"", fmt::format("{} = {:.0f} % of the {} of a {}³ product here", format_flops(r.flops_per_second()),
+                       100 * r.flops_per_second() / r.large_product, format_flops(r.large_product), r.product.n)});
+  if (config.device != Device::cpu) table.row({"MFU", mfu_text(r)});
   std::printf("%s\n", table.text().c_str());
 
   std::printf("parts of a step%s%s; %s:\n",
@@ -122,25 +143,38 @@ void print_table(const Report& r, const RunConfig& config, const std::string& so
   std::printf("%s", parts.text(2).c_str());
 }
 
-void print_json(const Report& r, const RunConfig& config, const std::string& source) {
-  nlohmann::ordered_json json = {{"notes_from", source},
-                                 {"precision", config.precision == Precision::bf16 ? "bf16" : "fp32"},
-                                 {"ranks", r.ranks},
-                                 {"steps", r.steps},
-                                 {"micro_batches", r.micro_batches},
-                                 {"notes_per_step", r.notes / r.steps},
-                                 {"tokens_per_step", r.tokens / r.steps},
-                                 {"unshared_tokens_per_step", r.unshared_tokens / r.steps},
-                                 {"labels_per_step", r.labels / r.steps},
-                                 {"seconds_per_step", r.step_seconds()},
-                                 {"fastest_step_seconds", r.fastest},
-                                 {"notes_per_second", r.notes / r.seconds},
-                                 {"tokens_per_second", r.tokens / r.seconds},
-                                 {"flops_per_step", r.flops.total() / r.steps},
-                                 {"gflops", r.gflops()},
-                                 {"gemm_peak_gflops", r.peak_gflops}};
-  for (const auto& [name, seconds] : r.part_list()) json["part_seconds"][name] = seconds;
-  std::printf("%s\n", json.dump(2).c_str());
+BenchRow step_row(const Report& r) {
+  return {.name = "step",
+          .kind = "step",
+          .seconds = r.step_seconds(),
+          .flops = r.flops.total() / r.steps,
+          .large_product = r.large_product,
+          .peak = r.peak ? std::optional(*r.peak * r.ranks) : std::nullopt};
+}
+
+// `json` begins as bench_header.
+std::string result_file(const Report& r, const std::string& source, nlohmann::ordered_json json) {
+  json["large_product"] = product_json(r.product, r.peak);
+  json["step"] = {{"notes_from", source},
+                  {"steps", r.steps},
+                  {"micro_batches", r.micro_batches},
+                  {"notes_per_step", r.notes / r.steps},
+                  {"tokens_per_step", r.tokens / r.steps},
+                  {"unshared_tokens_per_step", r.unshared_tokens / r.steps},
+                  {"labels_per_step", r.labels / r.steps},
+                  {"seconds_per_step", r.step_seconds()},
+                  {"fastest_step_seconds", r.fastest},
+                  {"notes_per_second", r.notes / r.seconds},
+                  {"tokens_per_second", r.tokens / r.seconds},
+                  {"flops_per_step", r.flops.total() / r.steps},
+                  {"model_flops_per_step", r.flops.model() / r.steps}};
+  json["step"]["mfu"] = r.peak ? nlohmann::ordered_json(r.mfu()) : nlohmann::ordered_json();
+  json["rows"].push_back(step_row(r).json());
+  for (const auto& [name, seconds] : r.part_list()) {
+    json["rows"].push_back(BenchRow{.name = name, .kind = "part", .seconds = seconds}.json());
+    json["rows"].back()["share_of_step"] = seconds / r.step_seconds();
+  }
+  return json.dump(2) + "\n";
 }
 
 }  // namespace
@@ -148,8 +182,11 @@ void print_json(const Report& r, const RunConfig& config, const std::string& sou
 void bench_step(const RunConfig& config, const BenchStepOptions& options, Communicator& ranks) {
   const Shards shards = options.synthetic ? synthetic_shards(config) : read_shards(config.data.shards);
   const Report report = measure(config, options, shards, ranks);
+  const auto header = bench_header("bench step", config, padded_vocabulary(shards.notes.prompt.vocabulary), ranks);
   if (ranks.rank() != 0) return;
-  (options.json ? print_json : print_table)(report, config, options.synthetic ? "random tokens" : config.data.shards);
+  const std::string source = options.synthetic ? "random tokens" : config.data.shards;
+  print_table(report, config, source);
+  if (!options.json.empty()) write_file(options.json, result_file(report, source, header));
 }
 
 }  // namespace notellm

@@ -15,6 +15,7 @@
 
 #include "kernels/gemm.h"
 #include "launch/commands.h"
+#include "launch/device_facts.h"
 #include "launch/gpu_facts.h"
 #include "launch/measure.h"
 #include "launch/rank_links.h"
@@ -75,13 +76,6 @@ double memory_field(const char* path, const std::string& name) {
   for (std::string line; std::getline(text, line);)
     if (line.starts_with(name + ":")) return 1024 * std::strtod(line.c_str() + name.size() + 1, nullptr);
   return 0;
-}
-
-std::string cpu_name() {
-  std::stringstream text(file_or_empty("/proc/cpuinfo"));
-  for (std::string line; std::getline(text, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown";
 }
 
 const char* isa_name(int64_t isa) {
@@ -171,8 +165,8 @@ void Doctor::gather_facts() {
   mine.threads = threads_;
   mine.isa = static_cast<int64_t>(dnnl::get_effective_cpu_isa());
   mine.widens = gemm_widens_bf16();
-  mine.f32_gflops = measure_gemm_gflops(ranks_, DType::f32);
-  mine.bf16_gflops = measure_gemm_gflops(ranks_, DType::bf16);
+  mine.f32_gflops = measure_large_product(ranks_, DType::f32).flops_per_second / 1e9;
+  mine.bf16_gflops = measure_large_product(ranks_, DType::bf16).flops_per_second / 1e9;
   mine.copy_bandwidth = measure_copy_bandwidth(ranks_);
   all_.resize(ranks_.size());
   const int64_t words = sizeof(RankFacts) / sizeof(int32_t);

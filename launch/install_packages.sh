@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Installs the Debian packages of launch/packages.txt that are missing, with apt-get, as root or through sudo.
-# Nothing missing: ends at once and says nothing; that needs neither root nor the network.
+# Installs the Debian packages of launch/packages.txt, or of another LIST, that are missing, with apt-get, as root or
+# through sudo. Nothing missing: ends at once and says nothing; that needs neither root nor the network.
+#
+#   launch/install_packages.sh [LIST]
 set -euo pipefail
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,3s/^# //p' "$0"
+  sed -n '2,5s/^# \{0,1\}//p' "$0"
   exit 0
 fi
-list="$(dirname "$(readlink -f "$0")")/packages.txt"
+list="${1:-$(dirname "$(readlink -f "$0")")/packages.txt}"
 mapfile -t wanted <<<"$(sed 's/#.*//; s/[[:space:]]//g; /^$/d' "$list")"
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

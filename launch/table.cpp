@@ -50,4 +50,10 @@ std::string format_bytes(double bytes) {
   return fmt::format("{:.{}f} {}", bytes, unit > 0 && bytes < 10 ? 1 : 0, units[unit]);
 }
 
+std::string format_flops(double per_second) {
+  const double giga = per_second / 1e9, tera = giga / 1000;
+  if (giga < 999.5) return fmt::format("{:.{}f} GFLOP/s", giga, giga < 9.95 ? 1 : 0);
+  return fmt::format("{:.{}f} TFLOP/s", tera, tera < 9.95 ? 1 : 0);
+}
+
 }  // namespace notellm

@@ -26,5 +26,7 @@ class Table {
 std::string one_line(std::string_view text, size_t most);
 // "1.2 KiB", "34 MiB"
 std::string format_bytes(double bytes);
+// "270 GFLOP/s", "1.2 TFLOP/s", "680 TFLOP/s"
+std::string format_flops(double per_second);
 
 }  // namespace notellm

@@ -127,6 +127,16 @@ void write_file(const fs::path& path, const std::function<std::string_view()>& n
   sync_directory(path.parent_path());
 }
 
+void require_writable(const fs::path& path) {
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  std::error_code unknown;
+  if (fs::is_directory(path, unknown)) fail(ErrorKind::io, "cannot write {}: it is a folder", path.string());
+  if (!fs::is_directory(folder, unknown))
+    fail(ErrorKind::io, "cannot write {}: there is no folder {}", path.string(), folder.string());
+  if (access(folder.c_str(), W_OK | X_OK) != 0)
+    fail(ErrorKind::io, "cannot write {}: {}", path.string(), std::strerror(errno));
+}
+
 void sync_directory(const fs::path& directory) {
   const fs::path name = directory.empty() ? "." : directory;
   File file(name, O_RDONLY | O_DIRECTORY);

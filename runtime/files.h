@@ -23,6 +23,10 @@ void write_file(const std::filesystem::path& path, std::span<const std::string_v
 // throws leaves the old file.
 void write_file(const std::filesystem::path& path, const std::function<std::string_view()>& next);
 
+// Throws Error(io) where write_file(path, …) could not begin: a folder that is missing or not to be written, or `path`
+// is a folder. To be asked before long work whose result goes there.
+void require_writable(const std::filesystem::path& path);
+
 // Makes the entries of a directory (new files, renames) durable.
 void sync_directory(const std::filesystem::path& directory);
 

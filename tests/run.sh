@@ -35,12 +35,13 @@ run_ctest() {
     closing { print > summary; next }
     { print; fflush() }'
 }
-# GoogleTest prints the reason of a skip before the skipped test; the tests of several ranks print it once a rank.
+# Python's tests and slurm.sh say it in a line. GoogleTest prints the reason before the skipped test; the tests of several
+# ranks print it once a rank.
 skipped() {
   awk '
     /: Skipped$/ { getline reason }
     /^\[  SKIPPED \] .* \([0-9]+ ms\)$/ { print "  " $4 ": " reason }
-    /^test.* \.\.\. skipped / { print "  " $0 }' "build/$preset/Testing/Temporary/LastTest.log" | sort -u
+    /^test.* \.\.\. skipped / || /^slurm\.sh: skipped/ { print "  " $0 }' "build/$preset/Testing/Temporary/LastTest.log" | sort -u
 }
 
 step "Debian packages" "Put it right and run tests/run.sh again." launch/install_packages.sh

@@ -43,6 +43,17 @@ StepFlops forward_flops(const ModelConfig& c, const PackedBatch& batch, bool wit
   return flops;
 }
 
+// What the backward pass computes again of all layers but the last: everything but the product behind SwiGLU.
+StepFlops recomputed_flops(const ModelConfig& c, const PackedBatch& batch) {
+  const auto tokens = static_cast<double>(batch.tokens.size());
+  StepFlops flops;
+  flops.layers = 2 * (c.layers - 1) * tokens * c.dim * (2.0 * c.q_dim() + c.kv_dim() + 2.0 * c.ffn);
+  flops.attention =
+      4.0 * c.q_dim() * (c.layers - 1) * count_visible_keys(batch, std::vector<uint8_t>(batch.tokens.size())).all;
+  flops.repeated = flops.total();
+  return flops;
+}
+
 }  // namespace
 
 StepFlops& StepFlops::operator+=(const StepFlops& other) {
@@ -50,23 +61,32 @@ StepFlops& StepFlops::operator+=(const StepFlops& other) {
   attention += other.attention;
   heads += other.heads;
   infonce += other.infonce;
+  repeated += other.repeated;
   return *this;
 }
 
-StepFlops batch_flops(const ModelConfig& c, const PackedBatch& batch, int64_t vocabulary, bool first_pass) {
+StepFlops batch_flops(const ModelConfig& c, const PackedBatch& batch, int64_t vocabulary, bool first_pass,
+                      bool recompute) {
   StepFlops flops = forward_flops(c, batch, true);
   // Backward: two products for each one forward; in attention five for two, since the scores are computed again.
   flops.layers *= 3;
+  flops.repeated = 0.5 * flops.attention;
   flops.attention *= 3.5;
   flops.heads *= 3;
   flops.heads += 3 * 2.0 * batch.label_rows.size() * vocabulary * c.dim;
-  if (first_pass) flops += forward_flops(c, batch, false);
+  if (first_pass) {
+    StepFlops first = forward_flops(c, batch, false);
+    first.repeated = first.total();
+    flops += first;
+  }
+  if (recompute) flops += recomputed_flops(c, batch);
   return flops;
 }
 
 StepFlops infonce_flops(int64_t rows, int64_t all, int64_t dimensions) {
   StepFlops flops;
   flops.infonce = 4 * 2.0 * rows * all * dimensions;
+  flops.repeated = flops.infonce / 4;
   return flops;
 }
 

@@ -12,14 +12,19 @@ struct StepFlops {
   double attention = 0;  // scores and weighted sums over the keys that each query sees
   double heads = 0;      // LM head on label rows and vector head on note rows
   double infonce = 0;    // similarities and their gradient
+  double repeated = 0;   // of all these: what has been computed before and is so again, to save memory
 
   double total() const { return layers + attention + heads + infonce; }
+  // What the model asks for, the numerator of MFU (PaLM, arXiv 2204.02311, appendix B).
+  double model() const { return total() - repeated; }
   StepFlops& operator+=(const StepFlops& other);
 };
 
 // Forward and backward of one packed batch. first_pass: a forward pass to the note vectors before it, as with several
-// micro-batches (the batch is the same; label rows are not read).
-StepFlops batch_flops(const ModelConfig& config, const PackedBatch& batch, int64_t vocabulary, bool first_pass);
+// micro-batches (the batch is the same; label rows are not read). recompute: all layers but the last are computed twice,
+// but for their last product.
+StepFlops batch_flops(const ModelConfig& config, const PackedBatch& batch, int64_t vocabulary, bool first_pass,
+                      bool recompute = false);
 
 // InfoNCE of `rows` of `all` notes: similarities once forward; again, and two products, backward.
 StepFlops infonce_flops(int64_t rows, int64_t all, int64_t dimensions);

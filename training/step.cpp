@@ -193,20 +193,20 @@ void TrainingStep::prepare_next(int pass) {
   prepare(next_plan_, 0, batches_[turn_ ^ 1]);
 }
 
-// Sums over ranks, and means of what is a mean. What all ranks of a tensor group have is counted by its first.
+// Sums over ranks, and means of what is a mean.
 void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepResult& result) {
   StepFlops& f = result.flops;
-  const double once = mesh_.tensor.rank() == 0;
   double totals[] = {sums.loss,
-                     token_sum * once,
+                     token_sum,
                      sums.positive_similarity,
                      sums.negative_similarity,
-                     double(result.tokens) * once,
-                     double(result.unshared_tokens) * once,
-                     f.layers * once,
-                     f.attention * once,
-                     f.heads * once,
-                     f.infonce};
+                     double(result.tokens),
+                     double(result.unshared_tokens),
+                     f.layers,
+                     f.attention,
+                     f.heads,
+                     f.infonce,
+                     f.repeated};
   mesh_.world.all_reduce_sum("loss", Tensor::of(totals, {std::ssize(totals)}));
   const double alpha = config_.loss.alpha;
   result.notes = std::ssize(plan_.ids);
@@ -218,7 +218,7 @@ void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepRes
   result.negative_similarity = totals[3] / result.notes;
   result.tokens = static_cast<int64_t>(totals[4]);
   result.unshared_tokens = static_cast<int64_t>(totals[5]);
-  f = {totals[6], totals[7], totals[8], totals[9]};
+  f = {totals[6], totals[7], totals[8], totals[9], totals[10]};
 }
 
 struct TrainingStep::Pass {
@@ -292,15 +292,19 @@ StepResult TrainingStep::run(Stream& stream, int64_t step, TrainingState& state,
   Pass p{stream, state, f32({own, note_dim}), f32({own}), f32({own, note_dim}), f32({plan_.own_labels}), token_scale,
          result, watch};
   const bool one_pass = micro_batches_ == 1;
+  const bool first_of_group = mesh_.tensor.rank() == 0;  // counts what all of a tensor group have
   const int64_t mark = arena_.mark();
 
   Tensor hidden;
   for (int i = 0; i < micro_batches_; ++i) {
     MicroBatch& b = take(i);
     hidden = embed(p, b, one_pass);
-    result.tokens += std::ssize(b.batch.tokens);
-    result.unshared_tokens += b.batch.unshared_tokens;
-    result.flops += batch_flops(config_.model, b.batch, padded_vocabulary(notes_.prompt.vocabulary), !one_pass);
+    if (first_of_group) {
+      result.tokens += std::ssize(b.batch.tokens);
+      result.unshared_tokens += b.batch.unshared_tokens;
+      result.flops += batch_flops(config_.model, b.batch, padded_vocabulary(notes_.prompt.vocabulary), !one_pass,
+                                  config_.parallel.recompute == Recompute::layer);
+    }
     if (one_pass) break;
     b.input.done(stream);
     p.note += notes_of_part(std::ssize(b.examples), transformer_.part()).size();
@@ -329,7 +333,7 @@ StepResult TrainingStep::run(Stream& stream, int64_t step, TrainingState& state,
   losses_.wait();
   result.seconds.reduce = watch.lap();
   const auto of_rows = losses.span<float>();
-  add_up(sums, std::accumulate(of_rows.begin(), of_rows.end(), 0.0), result);
+  add_up(sums, first_of_group ? std::accumulate(of_rows.begin(), of_rows.end(), 0.0) : 0, result);
   return result;
 }
 

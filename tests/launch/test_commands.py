@@ -18,7 +18,8 @@ import tempfile
 import unittest
 
 NOTELLM, MPIEXEC = sys.argv[1:3]
-COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench kernels", "inspect", "doctor"]
+COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "inspect",
+            "doctor"]
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = {
@@ -127,7 +128,7 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             config = pathlib.Path(folder, "run.yaml")
             config.write_text("device: cuda\n")
-            for command in ["train", "evaluate", "bench step"]:
+            for command in ["train", "evaluate", "bench step", "bench gemm", "bench kernels"]:
                 result = subprocess.run([NOTELLM, *command.split(), str(config)], capture_output=True, text=True,
                                         check=False, env={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}, timeout=60)
                 self.assertEqual(result.returncode, 8, result.stderr)
@@ -186,6 +187,8 @@ class WholeWay(unittest.TestCase):
     def test_evaluate(self):
         self.must("evaluate", self.config, "--json", self.folder / "report.json")
         self.assertTrue(json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
+        none = self.folder / "none" / "report.json"
+        self.assertIn(str(none), self.refused(4, "evaluate", "no_config.yaml", "--json", none))
 
     def test_vectors_are_normalised_and_named(self):
         self.assertEqual((self.folder / "all.ids.txt").read_text().split(), [f"n{i}" for i in range(60)])
@@ -269,18 +272,25 @@ class WholeWay(unittest.TestCase):
         self.refused(2, "neighbors", self.config, "--content", "no title")
 
     def test_bench_step(self):
-        text = self.must("bench", "step", self.config, "--steps", "2", "--json", ranks=2)
-        report = json.loads(text)
-        self.assertEqual(report["notes_per_step"], 16)
-        self.assertGreater(report["flops_per_step"], 0)
-        self.assertIn("backward", report["part_seconds"])
-        self.assertIn("notes/s", self.must("bench", "step", self.config, "--synthetic", "--steps", "1",
-                                           "--set", "train.micro_batch_pairs=2"))
+        file = self.folder / "bench.json"
+        text = self.must("bench", "step", self.config, "--steps", "2", "--json", file, ranks=2)
+        self.assertIn("notes/s", text)
+        report = json.loads(file.read_text(encoding="utf-8"))
+        self.assertEqual((report["ranks"], report["step"]["notes_per_step"]), (2, 16))
+        self.assertEqual(report["step"]["notes_from"], str(self.folder / "shards"))
+        self.must("bench", "step", self.config, "--synthetic", "--steps", "1", "--json", file, "--set",
+                  "train.micro_batch_pairs=2")
+        report = json.loads(file.read_text(encoding="utf-8"))
+        self.assertEqual(report["step"]["micro_batches"], 4)
+        # A second forward pass is work, but none that the model asks for.
+        self.assertLess(report["step"]["model_flops_per_step"], 0.9 * report["step"]["flops_per_step"])
 
-    def test_bench_kernels(self):
-        text = self.must("bench", "kernels", self.config, "--set", "precision=bf16")
-        for op in ("gate, up", "rms_norm", "attention_backward", "infonce", "adamw"):
-            self.assertIn(op, text)
+    def test_bench_of_ops_by_ranks(self):
+        for command in ("gemm", "kernels"):
+            file = self.folder / f"{command}.json"
+            self.must("bench", command, self.config, "--rows", "16", "--json", file, ranks=2)
+            report = json.loads(file.read_text(encoding="utf-8"))
+            self.assertEqual((report["ranks"], report["tile_rows"]), (2, 16))
 
     def test_inspect(self):
         text = self.must("inspect", self.folder / "shards", "--notes", "2")

@@ -22,6 +22,14 @@ TEST(Table, LinesEndWithoutSpaces) {
   EXPECT_EQ(table.text(), "a  long\nb\n");
 }
 
+TEST(FormatFlops, HasTwoOrThreeDigits) {
+  EXPECT_EQ(format_flops(2.34e9), "2.3 GFLOP/s");
+  EXPECT_EQ(format_flops(9.96e9), "10 GFLOP/s");
+  EXPECT_EQ(format_flops(999.4e9), "999 GFLOP/s");
+  EXPECT_EQ(format_flops(999.6e9), "1.0 TFLOP/s");
+  EXPECT_EQ(format_flops(989.4e12), "989 TFLOP/s");
+}
+
 TEST(OneLine, CutsAtCharacters) {
   EXPECT_EQ(one_line("笔记本", 3), "笔记本");
   EXPECT_EQ(one_line("笔记本子", 3), "笔记…");

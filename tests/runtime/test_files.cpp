@@ -51,6 +51,19 @@ TEST(Files, WhatIsWrittenIsRead) {
   }
 }
 
+TEST(Files, WhetherAFileCanBeWrittenIsKnownBefore) {
+  const test::TempDir folder;
+  require_writable(folder / "new");
+  write_file(folder / "old", "text");
+  require_writable(folder / "old");
+  EXPECT_EQ(read_file(folder / "old"), "text");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"old"});
+  require_writable("in_the_working_directory");
+  EXPECT_ERROR(io, "none", require_writable(folder / "none" / "new"));
+  EXPECT_ERROR(io, "old", require_writable(folder / "old" / "new"));
+  EXPECT_ERROR(io, "folder", require_writable(folder.path()));
+}
+
 TEST(Files, PiecesAreJoined) {
   const test::TempDir folder;
   const std::vector<std::string_view> pieces = {"one ", "", "two"};

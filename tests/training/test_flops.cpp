@@ -38,6 +38,7 @@ TEST(Flops, OneLayerByHand) {
   EXPECT_EQ(flops.attention, 3.5 * 384);
   EXPECT_EQ(flops.heads, 3 * (96 + 1600));
   EXPECT_EQ(flops.infonce, 0);
+  EXPECT_EQ(flops.model(), 3 * (768 + 2208 + 384 + 96 + 1600));
 }
 
 // The first layer computes everything for all 6 tokens, which see 1 + 2 + 3 + 4 + 5 + 3 = 18 keys.
@@ -56,9 +57,30 @@ TEST(Flops, FirstPassReadsNoteRowsOnly) {
   EXPECT_EQ(twice.layers - once.layers, 768 + 2.0 * 2 * 368);
   EXPECT_EQ(twice.attention - once.attention, 2 * 2 * 7 * 8);
   EXPECT_EQ(twice.heads - once.heads, 96);
+  EXPECT_EQ(twice.model(), once.model());
 }
 
-TEST(Flops, InfonceCountsFourProducts) { EXPECT_EQ(infonce_flops(3, 8, 5).total(), 4 * 2 * 3 * 8 * 5); }
+// All of the first layer, for 6 tokens, but its down projection of 10 × 8: and its attention over 18 keys.
+TEST(Flops, RecomputationIsAnotherForwardPass) {
+  const StepFlops once = batch_flops(small_model(2), small_batch(), 50, false);
+  const StepFlops twice = batch_flops(small_model(2), small_batch(), 50, false, true);
+  EXPECT_EQ(twice.layers - once.layers, 2.0 * 6 * (8 * 8 + 8 * 8 + 8 * 20) + 768);
+  EXPECT_EQ(twice.attention - once.attention, 2 * 2 * 18 * 8);
+  EXPECT_EQ(twice.model(), once.model());
+  EXPECT_EQ(batch_flops(small_model(1), small_batch(), 50, false, true).total(),
+            batch_flops(small_model(1), small_batch(), 50, false).total());
+}
+
+TEST(Flops, InfonceCountsFourProductsOneOfThemTwice) {
+  EXPECT_EQ(infonce_flops(3, 8, 5).total(), 4 * 2 * 3 * 8 * 5);
+  EXPECT_EQ(infonce_flops(3, 8, 5).model(), 3 * 2 * 3 * 8 * 5);
+}
+
+TEST(Flops, SumsKeepWhatIsRepeated) {
+  StepFlops sum = infonce_flops(3, 8, 5);
+  sum += infonce_flops(1, 8, 5);
+  EXPECT_EQ(sum.repeated, 2 * 4 * 8 * 5);
+}
 
 }  // namespace
 }  // namespace notellm
