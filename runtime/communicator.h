@@ -76,7 +76,7 @@ class Communicator {
   // Bytes that left this rank so far, by the collective's name: what a gather or a reduce-scatter cannot do with fewer.
   const std::map<std::string, int64_t>& bytes_sent() const;
 
-  // Ends all ranks: prints nothing (the launcher may), never returns.
+  // Ends all ranks, prints nothing, never returns.
   [[noreturn]] static void abort(int exit_code);
 
  private:

@@ -1,10 +1,13 @@
 #include "runtime/watchdog.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -42,11 +45,14 @@ class Watchdog {
     const std::lock_guard lock(mutex_);
     const std::span<RankState> next = states.empty() ? std::span(&alone_, 1) : states;
     copy(this->own(), next[own]);
+    leave();
     states_ = next;
     own_ = own;
     ranks_ = ranks;
     this->own().rank = rank;
+    this->own().process = getpid();
   }
+  void leave() { own().process = 0; }
   void set_step(int64_t step) { own().step = step; }
   void begin(const std::string& collective) {
     RankState& s = own();
@@ -77,7 +83,7 @@ class Watchdog {
     for (size_t i = 0; i < to.collective.size(); ++i) to.collective[i] = from.collective[i].load();
   }
 
-  double period() const { return std::min(1.0, seconds_ / 10); }
+  double period() const { return std::min(0.2, seconds_ / 10); }
   void watch() {
     std::unique_lock lock(mutex_);
     while (seconds_ > 0) {
@@ -86,7 +92,20 @@ class Watchdog {
       const bool inside = own().inside.load(std::memory_order_acquire);
       const double waited = seconds_of(now() - own().since);
       if (inside && seconds_ > 0 && waited > seconds_) bite(waited);
+      for (const RankState& s : states_)
+        if (seconds_ > 0 && s.process != 0 && kill(s.process, 0) != 0 && errno == ESRCH) mourn(s);
     }
+  }
+
+  // A rank that was killed says nothing. The launcher is about to end all, with the exit code of the killed one; where
+  // it does not, this ends them.
+  [[noreturn]] void mourn(const RankState& s) {
+    if (&*std::ranges::find_if(states_, [&](const RankState& other) { return &other != &s && other.process != 0; }) ==
+        &own())
+      say(fmt::format("rank {} was killed, or crashed, {}{}", s.rank.load(),
+                      (s.inside ? "in " : "after ") + (s.name().empty() ? "its start" : s.name()), in_step(s.step)));
+    pause(10);
+    Communicator::abort(static_cast<int>(ErrorKind::peer));
   }
 
   // The ranks that wait say so, all at about the same time. Then one of each host says which rank is to blame: the
@@ -197,6 +216,8 @@ void set_watchdog_states(std::span<RankState> states, int own, int rank, int ran
   watchdog().set_states(states, own, rank, ranks);
 }
 std::string whereabouts() { return watchdog().whereabouts(); }
+
+void leave_watchdog() { watchdog().leave(); }
 
 void set_watchdog(double seconds) { watchdog().set(seconds); }
 void set_watchdog_step(int64_t step) { watchdog().set_step(step); }

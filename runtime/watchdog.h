@@ -12,6 +12,7 @@ namespace notellm {
 // What a rank is doing, for the watchdogs of the ranks of its host. Times: nanoseconds of the host's steady clock.
 struct alignas(64) RankState {
   std::atomic<int> rank = 0;
+  std::atomic<int> process = 0;    // 0: has left, or is about to
   std::atomic<int64_t> alive = 0;  // when its watchdog last looked; 0: it has none yet
   std::atomic<int64_t> since = 0;  // when it came into the collective, or out of it
   std::atomic<int64_t> step = 0;   // 0: before the first
@@ -36,6 +37,8 @@ class WatchedCollective {
 // From now on the ranks of this host, of `ranks` in all, write what they do into `states`, this one into its own. No
 // states: this rank alone, into memory of its own.
 void set_watchdog_states(std::span<RankState> states, int own, int rank, int ranks);
+// This rank is about to end: nobody is to wonder.
+void leave_watchdog();
 
 // Why the collective in which states[own] waits does not end, as far as this host's ranks show it. `now` and `stale`
 // (how long a rank that runs may be silent) in nanoseconds. found: whether a rank of this host is to blame.

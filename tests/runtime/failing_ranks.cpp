@@ -13,6 +13,7 @@ void stay_away() { std::this_thread::sleep_for(std::chrono::minutes(2)); }
 
 void run(Communicator& comm, const std::string& way) {
   const bool waits = way == "absent" || way == "names" || way == "groups" || way == "stopped" || way == "barrier";
+  std::signal(SIGTERM, SIG_IGN);  // as in training, where it asks for a checkpoint
   set_watchdog(waits ? 1 : 60);
   set_watchdog_step(17);
   comm.barrier("first");
