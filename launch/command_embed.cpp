@@ -28,7 +28,7 @@ int embed(const EmbedOptions& options, Communicator& ranks) {
   check_vector_file_name(options.output);
   const RunConfig config = options.read_for_device(ranks);
   const TrainedModel model = TrainedModel::load(config, options.checkpoint);
-  ranks.require_equal("checkpoint", "the checkpoint",
+  ranks.require_equal("checkpoint", "checkpoint",
                       fmt::format("{} {}", model.checkpoint.string(), model.position.step));
   NoteTable fresh;
   if (!options.notes.empty()) fresh = tokenize_file(config.data.shards, model.shards.notes, options.notes);

@@ -49,6 +49,7 @@ class Communicator {
   int size() const;
   int local_rank() const;  // among the ranks of this group on this host
   int local_size() const;
+  bool on_shared_memory() const;  // how collectives of host memory go
 
   // t := sum over ranks of t, the same shape on all ranks. bf16 is summed in f32 and rounded once (on CUDA as NCCL
   // does).
@@ -85,6 +86,10 @@ class Communicator {
   explicit Communicator(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// "rank 3 has another configuration than rank 0: 'seed: 2', not 'seed: 1'; give all ranks the same": the first lines in
+// which the texts of the two part.
+std::string describe_difference(int rank, const std::string& what, const std::string& text, const std::string& first);
 
 // From now on a collective that takes longer than `seconds` ends all ranks with a message and exit code 6; 0: never.
 void set_watchdog(double seconds);
