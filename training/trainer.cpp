@@ -3,6 +3,7 @@
 #include <cmath>
 #include <csignal>
 #include <optional>
+#include <utility>
 
 #include "data_pipeline/shards.h"
 #include "evaluation/recall.h"
@@ -89,6 +90,7 @@ class Trainer {
   void count_skipped(const StepMetrics& metrics);
   void save();
   void evaluate_sample(Metrics* metrics);
+  void warn_of_hosts();
 
   const RunConfig& config_;
   Mesh& mesh_;
@@ -178,15 +180,26 @@ void Trainer::evaluate_sample(Metrics* metrics) {
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 
+// After one step: what it has sent is counted.
+void Trainer::warn_of_hosts() {
+  int64_t bytes = 0;
+  for (const auto& [name, sent] : mesh_.tensor.bytes_sent()) bytes += sent;
+  bytes =
+      ranks_.max("hosts of tensor groups", bytes_to_other_hosts(bytes, mesh_.tensor.size(), mesh_.tensor.local_size()));
+  if (bytes > 0 && ranks_.rank() == 0) spdlog::warn("{}", describe_hosts_cost(bytes, mesh_.tensor.size()));
+}
+
 TrainingEnd Trainer::run() {
   const SignalGuard guard;
   std::optional<Metrics> metrics;
   if (ranks_.rank() == 0)
     metrics.emplace(config_.train.run, position_.step, config_.train.steps, config_.train.log_every);
+  bool first = true;
   while (position_.step < config_.train.steps) {
     set_watchdog_step(position_.step + 1);
     const StepMetrics m = do_step();
     if (metrics) metrics->step(m);
+    if (std::exchange(first, false)) warn_of_hosts();
     const auto every = [&](int n) { return n > 0 && position_.step % n == 0; };
     if (ranks_.max("signal", static_cast<int64_t>(signal_received)) != 0) {
       save();
