@@ -239,7 +239,7 @@ struct TrainingStep::Pass {
 Tensor TrainingStep::embed(Pass& p, MicroBatch& b, bool keep) {
   p.result.seconds.packing += p.watch.lap();
   b.input.wait(p.stream);
-  const PassHooks hooks{.begins = [&](int layer) { p.state.weights.begins(p.stream, layer); }};
+  const PassHooks hooks{.begins = [&](int layer) { p.state.weights.begins(p.stream, layer); }, .done = {}};
   const Tensor hidden = transformer_.forward(p.stream, p.weights(), b.input, arena_, keep, hooks);
   const FlatRange own = notes_of_part(std::ssize(b.examples), transformer_.part());
   const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + own.size()); };

@@ -170,11 +170,10 @@ void Trainer::evaluate_sample(Metrics* metrics) {
     embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes, config_.device, &mesh_.tensor);
   const Pool pool = make_pool(shards_.notes);
   const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
-  const PassHooks hooks{.begins = [&](int layer) { state_.weights.begins(stream_, layer); }};
+  const PassHooks hooks{.begins = [&](int layer) { state_.weights.begins(stream_, layer); }, .done = {}};
   const Weights& weights = state_.weights.views();
   const Buffer vectors = embed_pool(stream_, mesh_.data, *embedder_, weights, shards_.notes, pool, false, hooks);
-  Stream cpu;  // ranks are computed there
-  const auto found = rank_targets(cpu, ranks_, pool_vectors(vectors, weights, pool), questions);
+  const auto found = rank_targets(stream_, ranks_, pool_vectors(vectors, weights, pool), questions);
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 
