@@ -23,21 +23,30 @@ struct Counts {
   int32_t better = 0, ties = 0;
 };
 
+// The score of item x of a row; with a prior that is added.
+struct Plain {
+  const float* row;
+  float operator()(int64_t x) const { return row[x]; }
+};
+struct WithPrior {
+  const float *row, *prior;
+  float operator()(int64_t x) const { return row[x] + prior[x]; }
+};
+
 template <class Score>
-Counts compare(int64_t columns, float target, const Score& score) {
+Counts compare(int64_t columns, float target, const Score score) {
   int32_t better = 0, ties = 0;
 #pragma omp simd reduction(+ : better, ties)
   for (int64_t x = 0; x < columns; ++x) {
-    const float s = score(x);
-    better += !(s <= target);
-    ties += s == target;
+    better += !(score(x) <= target);
+    ties += score(x) == target;
   }
   return {better, ties};
 }
 
 // What counts in one row, but for the two left out.
 template <class Score>
-Counts count_row(int64_t columns, int64_t first, float target, const int32_t* left_out, const Score& score) {
+Counts count_row(int64_t columns, int64_t first, float target, const int32_t* left_out, const Score score) {
   Counts counts = compare(columns, target, score);
   for (int k = 0; k < 2; ++k) {
     const int64_t x = left_out[k] - first;
@@ -67,8 +76,8 @@ void rank_count(Stream& stream, Tensor scores, int64_t columns, Tensor prior, in
     const float* row = all + rows.as<int32_t>()[i] * stride;
     const float wanted = target.as<float>()[i];
     const int32_t* out = left_out.as<int32_t>() + 2 * i;
-    const Counts found = added ? count_row(columns, first, wanted, out, [&](int64_t x) { return row[x] + added[x]; })
-                               : count_row(columns, first, wanted, out, [&](int64_t x) { return row[x]; });
+    const Counts found = added ? count_row(columns, first, wanted, out, WithPrior{row, added})
+                               : count_row(columns, first, wanted, out, Plain{row});
     to[2 * i] += found.better;
     to[2 * i + 1] += found.ties;
   }
