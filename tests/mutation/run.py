@@ -199,7 +199,7 @@ def try_all(copies, chosen, results):
     work = queue.Queue()
     for chunk in sorted(chunks, key=lambda c: -len(c) * sum(copies[0].seconds[t] for t in mutants.tests_of(c[0]))):
         work.put(chunk)
-    progress = Progress(len(chosen), results)
+    progress, stopped = Progress(len(chosen), results), threading.Event()
 
     def take_work(copy):
         while True:
@@ -208,10 +208,16 @@ def try_all(copies, chosen, results):
             except queue.Empty:
                 return
             for mutant in chunk:
-                progress.add(mutant, copy.try_mutant(mutant))
+                outcome = copy.try_mutant(mutant)
+                if stopped.is_set():  # by Ctrl-C, which the build and the test got too: their outcome says nothing
+                    return
+                progress.add(mutant, outcome)
 
     with concurrent.futures.ThreadPoolExecutor(len(copies)) as pool:
-        list(pool.map(take_work, copies))
+        try:
+            list(pool.map(take_work, copies))
+        finally:
+            stopped.set()
 
 
 def summary(outcomes):
@@ -263,14 +269,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", default="", help="only mutants whose name contains TEXT")
     parser.add_argument("--file", metavar="TEXT", default="", help="only mutants of files whose name contains TEXT")
-    parser.add_argument("--left", action="store_true", help="only mutants that no run has killed yet; after the tests were mended")
+    parser.add_argument("--left", action="store_true", help="only mutants that no run has killed yet, new ones among them")
     parser.add_argument("--list", action="store_true", help="print the mutants, run nothing")
-    parser.add_argument("--write", action="store_true", help="write the tables of docs/mutation.md, when all mutants were tried")
+    parser.add_argument("--write", action="store_true", help="write the tables of docs/mutation.md; all must have been tried")
     options = parser.parse_args()
-    chosen = [m for m in mutants.ALL if options.only in m.name and options.file in m.file]
-    results = Results(known=options.left or len(chosen) < len(mutants.ALL))
+    named = [m for m in mutants.ALL if options.only in m.name and options.file in m.file]
+    results = Results(known=options.left or len(named) < len(mutants.ALL))
+    chosen = named
     if options.left:
-        chosen = [m for m in chosen if m not in results.outcomes or not results.outcomes[m].killed_by]
+        chosen = [m for m in named if m not in results.outcomes or not results.outcomes[m].killed_by]
     if not chosen:
         sys.exit("no mutant is left of this name and file; --list shows all")
     if options.list:
@@ -281,7 +288,7 @@ def main():
     start = time.monotonic()
     prepare(copies, sorted({target for m in chosen for target in mutants.tests_of(m)}))
     try_all(copies, chosen, results)
-    lines, good = summary({m: results.outcomes[m] for m in chosen})
+    lines, good = summary({m: results.outcomes[m] for m in named})
     print(f"\n{(time.monotonic() - start) / 60:.0f} minutes. " + "\n".join(lines))
     for m in chosen:
         if not results.outcomes[m].killed_by and not results.outcomes[m].problem:

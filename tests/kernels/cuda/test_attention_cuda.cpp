@@ -198,8 +198,8 @@ TEST(AttentionCuda, SameBitsAgain) {
 }
 
 // Scores from −10,240 to 10,240, and always one key ahead of the others, early or late. lse is the score after
-// `roundings`: of the constants log₂ e and ln 2 and the products with them, and, unless it is a power of 2, of the scale
-// and the product with it.
+// `roundings`: of the constants log₂ e and ln 2 and the products with them, and, unless it is a power of 2, of the
+// scale and the product with it.
 void expect_one_key(int dim, int roundings) {
   SCOPED_TRACE(dim);
   constexpr int tokens = 100;
