@@ -102,8 +102,8 @@ void inspect_checkpoint(const fs::path& folder) {
                                  format_count(info.config.train.steps), format_count(info.manifest.position.skipped))});
   table.row({"model", fmt::format("{} layers, dim {}, {} heads ({} kv), ffn {}, context {}, vectors of {}", m.layers,
                                   m.dim, m.heads, m.kv_heads, m.ffn, m.context, m.note_dim)});
-  table.row({"vocabulary",
-             fmt::format("{} rows, {} in use", format_count(info.manifest.vocabulary), format_count(info.manifest.tokens_in_use))});
+  table.row({"vocabulary", fmt::format("{} rows, {} in use", format_count(info.manifest.vocabulary),
+                                       format_count(info.manifest.tokens_in_use))});
   const ParameterLayout layout(m, info.manifest.vocabulary);
   int64_t parameters = 0;
   for (const Parameter& parameter : layout.all()) parameters += parameter.size();
@@ -116,8 +116,8 @@ void inspect_checkpoint(const fs::path& folder) {
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) {
     const std::string name = file.filename().string();
-    const bool known = name == manifest_name || std::ranges::find(info.manifest.files, name, &FileRecord::name) !=
-                                                    info.manifest.files.end();
+    const bool known = name == manifest_name ||
+                       std::ranges::find(info.manifest.files, name, &FileRecord::name) != info.manifest.files.end();
     std::printf("%s, %s%s\n", name.c_str(), format_bytes(static_cast<double>(fs::file_size(file))).c_str(),
                 known ? "" : ", which the manifest does not know and nothing reads");
     if (known && file.extension() == ".safetensors") print_tensors(SafetensorsFile(file));
@@ -137,7 +137,8 @@ void inspect_run(const fs::path& folder) {
   std::exception_ptr damage;
   for (const fs::path& checkpoint : checkpoints) {
     try {
-      table.row({checkpoint.filename().string(), format_count(verify_checkpoint(checkpoint).manifest.position.step), "whole"});
+      table.row({checkpoint.filename().string(), format_count(verify_checkpoint(checkpoint).manifest.position.step),
+                 "whole"});
     } catch (const Error& error) {
       // What a save that was cut off left behind does no harm.
       const bool partial = checkpoint.extension() == ".partial" || checkpoint.extension() == ".removed";

@@ -23,8 +23,8 @@ void write_file(const std::filesystem::path& path, std::span<const std::string_v
 // throws leaves the old file.
 void write_file(const std::filesystem::path& path, const std::function<std::string_view()>& next);
 
-// Makes a file of `bytes` bytes, the first of which are `begin` and the others zero, with its room on the disk taken now
-// where the file system can. To be filled by FileInPlace, also from other processes. Throws Error(io); not synced.
+// Makes a file of `bytes` bytes, the first of which are `begin` and the others zero, with its room on the disk taken
+// now where the file system can. To be filled by FileInPlace, also from other processes. Throws Error(io); not synced.
 void create_file(const std::filesystem::path& path, std::string_view begin, int64_t bytes);
 
 // A file that is there, written in place: for several writers, each with its own bytes. Move-only.

@@ -33,8 +33,8 @@ class TensorFiles {
     const Tensor& t = found->second.tensor;
     if (t.dtype != DType::f32 || t.rows() != p.all_rows || t.cols() != std::max<int64_t>(1, p.all_cols))
       fail(ErrorKind::checkpoint, "{}: tensor {} is {}, the model wants {}", found->second.path.string(), name,
-           describe(t), p.all_cols ? fmt::format("f32 [{}, {}]", p.all_rows, p.all_cols)
-                                   : fmt::format("f32 [{}]", p.all_rows));
+           describe(t),
+           p.all_cols ? fmt::format("f32 [{}, {}]", p.all_rows, p.all_cols) : fmt::format("f32 [{}]", p.all_rows));
     return t;
   }
 

@@ -16,7 +16,8 @@ int64_t CheckpointPlan::Item::bytes() const {
 
 CheckpointPlan::CheckpointPlan(const ParameterLayout& layout, int64_t file_bytes) {
   std::vector<Item> model, note_head, moments;
-  for (const Parameter& p : layout.all()) (p.name.starts_with("note_head.") ? note_head : model).push_back({p.name, &p});
+  for (const Parameter& p : layout.all())
+    (p.name.starts_with("note_head.") ? note_head : model).push_back({p.name, &p});
   for (const char* prefix : {first_moment_prefix, second_moment_prefix})
     for (const Parameter& p : layout.all()) moments.push_back({prefix + p.name, &p});
   add_files(model_kind, model, file_bytes);

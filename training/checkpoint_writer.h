@@ -41,8 +41,8 @@ class CheckpointWriter {
   // How the rank's part of the phase stands.
   enum class Standing : int64_t { done, working, failed };
   Standing standing();
-  // A collective where a save failed or its checksums are due; else nothing is sent. Throws Error(io): too many saves in
-  // a row failed.
+  // A collective where a save failed or its checksums are due; else nothing is sent. Throws Error(io): too many saves
+  // in a row failed.
   void proceed(std::span<const Standing> of_ranks);
 
   // Waits for the save under way, if any. A collective. Throws Error(io): it failed.
@@ -73,12 +73,12 @@ class CheckpointWriter {
   Buffer snapshot_;  // f32 [3, snapshot_size_]: weights, first and second moments
 
   Phase phase_ = Phase::none;
-  Manifest manifest_;               // of the save under way
-  std::filesystem::path final_;     // where it will stand
-  std::vector<std::string> sums_;   // of the rank's share of the files
-  std::string failure_, reason_;    // of this rank's part; why the last save failed, empty when it did not
+  Manifest manifest_;              // of the save under way
+  std::filesystem::path final_;    // where it will stand
+  std::vector<std::string> sums_;  // of the rank's share of the files
+  std::string failure_, reason_;   // of this rank's part; why the last save failed, empty when it did not
   int failed_in_a_row_ = 0;
-  double waited_seconds_ = 0;       // of training for the save under way
+  double waited_seconds_ = 0;  // of training for the save under way
   Stopwatch since_begin_;
   std::future<void> work_;  // last, so that it ends before what it uses goes
 };

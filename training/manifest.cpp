@@ -58,8 +58,7 @@ Manifest read_manifest(const fs::path& checkpoint) {
   if (!format.is_number_integer() || format < oldest_format || format > format_version)
     fail(ErrorKind::checkpoint, "{} is of format {}, this program reads formats {} to {}; {}", path.string(),
          compact(format), oldest_format, format_version, checkpoint_before(checkpoint));
-  if (!is_intact(json))
-    fail(ErrorKind::checkpoint, "{} is damaged; {}", path.string(), checkpoint_before(checkpoint));
+  if (!is_intact(json)) fail(ErrorKind::checkpoint, "{} is damaged; {}", path.string(), checkpoint_before(checkpoint));
   Manifest m;
   m.position = {json.at("step"), json.at("updates"), json.at("skipped")};
   m.vocabulary = json.at("vocabulary");

@@ -18,8 +18,8 @@ struct StepMetrics {
 };
 
 // Rank 0's. Appends to files that a resumed run finds, after dropping lines of steps that it will do again. Throws
-// Error(io) where the files cannot be made. A full disk or a removed folder later on are survived: warnings say so; lines
-// are kept and written when there is room again, TensorBoard's events end.
+// Error(io) where the files cannot be made. A full disk or a removed folder later on are survived: warnings say so;
+// lines are kept and written when there is room again, TensorBoard's events end.
 class Metrics {
  public:
   Metrics(const std::filesystem::path& run, int64_t first_step, int64_t steps, int log_every);

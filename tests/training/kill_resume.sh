@@ -32,9 +32,8 @@ rank_pids=()
 trap cleanup EXIT
 cd "$folder"
 
-steps=$((kills * 25))  # more than the lives between kills do
-
-write_tiny_run "$steps"
+endless=1000000
+write_tiny_run "$endless"
 "$notellm" prepare config.yaml >prepare.log 2>&1 || { cat prepare.log; exit 1; }
 
 # Whether any of the processes is there and not a zombie.
@@ -45,10 +44,11 @@ running() {
   done
   return 1
 }
-# start RUN [--set …]: mpirun in the background; its pid in run_pid, the ranks' in rank_pids.
+# start RUN STEPS: mpirun in the background; its pid in run_pid, the ranks' in rank_pids. final_share: the learning rate
+# does not depend on the number of steps.
 start() {
   "$mpirun" --oversubscribe --bind-to none -n 2 "$notellm" train config.yaml --resume auto --set "train.run=$1" \
-    train.checkpoint_every=1 parallel.sharding=parameters "${@:2}" >>"$1.log" 2>&1 &
+    "train.steps=$2" train.checkpoint_every=1 parallel.sharding=parameters optimizer.final_share=1 >>"$1.log" 2>&1 &
   run_pid=$!
   rank_pids=()
   while ((${#rank_pids[@]} < 2)) && running "$run_pid"; do
@@ -78,13 +78,10 @@ fail() {
   exit 1
 }
 
-start whole
-finish whole
-
 interrupted=0 in_a_save=0
 for ((kill = 0; kill < kills; ++kill)); do
   before=$(lines killed)
-  start killed
+  start killed "$endless"
   wait_for_lines killed $((before + 1 + RANDOM % 4))
   sleep "0.0$((RANDOM % 10))$((RANDOM % 10))"
   victims=("${rank_pids[@]}" "$run_pid")
@@ -98,11 +95,14 @@ for ((kill = 0; kill < kills; ++kill)); do
     { cat inspect.log && fail "a checkpoint is not whole after kill $((kill + 1))"; }
   ! compgen -G "killed/checkpoints/*.partial" >/dev/null || ((++in_a_save))
 done
-echo "killed $interrupted times, $in_a_save of them within a save; $(lines killed) of $steps steps were done"
-((interrupted == kills)) || fail "only $interrupted of $kills runs were killed before their end"
+steps=$(($(lines killed) + 3))
+echo "killed $interrupted times, $in_a_save of them within a save, in $steps steps"
+((interrupted == kills)) || fail "only $interrupted of $kills runs lived until they were killed"
 ((in_a_save > 0)) || fail "no kill came within a save"
-start killed
+start killed "$steps"
 finish killed
+start whole "$steps"
+finish whole
 
 last=$(printf 'step-%08d' "$steps")
 for file in model-00001-of-00001.safetensors note_head.safetensors optimizer-00001-of-00001.safetensors; do
@@ -112,7 +112,7 @@ seq "$steps" >expected_steps
 grep -o '"step":[0-9]*' killed/metrics.jsonl | cut -d: -f2 | cmp - expected_steps ||
   fail "metrics.jsonl misses or repeats steps"
 
-start ended --set train.steps=1000000
+start ended "$endless"
 wait_for_lines ended 3
 kill -TERM "${rank_pids[1]}"
 code=0

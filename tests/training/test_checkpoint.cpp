@@ -215,8 +215,8 @@ TEST_F(Checkpoint, TheSnapshotIsWhatIsSaved) {
   test::FlatWeights loaded(layout_);
   load_weights(at_step(2), layout_, true, loaded.flat);
   for (const Parameter& p : layout_.all())
-    EXPECT_TRUE(std::equal(before.begin() + p.offset, before.begin() + p.offset + p.size(),
-                           p.view(loaded.flat).as<float>()))
+    EXPECT_TRUE(
+        std::equal(before.begin() + p.offset, before.begin() + p.offset + p.size(), p.view(loaded.flat).as<float>()))
         << p.name;
 }
 
@@ -259,8 +259,8 @@ TEST_F(Checkpoint, EveryNthStaysToo) {
   config_.train.keep_checkpoints = 2;
   config_.train.keep_every = 4;
   for (int step : {2, 4, 6, 8, 10, 12, 14}) save(step);
-  EXPECT_EQ(names(), (std::vector<std::string>{"latest", "step-00000004", "step-00000008", "step-00000012",
-                                               "step-00000014"}));
+  EXPECT_EQ(names(),
+            (std::vector<std::string>{"latest", "step-00000004", "step-00000008", "step-00000012", "step-00000014"}));
 }
 
 // A run that went on from step 4 saves step 6 again, while the later ones of its first life are still there.

@@ -91,7 +91,8 @@ float value_of(const std::string& tensor, int64_t i) {
   return static_cast<float>(hash64(fmt::format("{} {}", tensor, i)) >> 40) / 1024.0f;
 }
 
-// f(place in the arrays of pieces, tensor's name without prefix, element of the whole tensor) for all that a rank keeps.
+// f(place in the arrays of pieces, tensor's name without prefix, element of the whole tensor) for all that a rank
+// keeps.
 template <class Use>
 void for_elements(const TrainingState& state, const Use& use) {
   state.shards.for_runs(state.layout, [&](const ShardMap::Run& run) {
