@@ -69,8 +69,7 @@ std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, do
 
 int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   if (!options.json.empty() && ranks.rank() == 0) require_writable(options.json);  // before the work, not after it
-  const TrainedModel model = TrainedModel::load(options.read_for_device(ranks), options.checkpoint);
-  ranks.require_equal("checkpoint", "the checkpoint", model.checkpoint.string());
+  const TrainedModel model = TrainedModel::load(options.read_for_device(ranks), options.checkpoint, ranks);
   const NoteTable& notes = model.shards.notes;
   const std::vector<Pair>& test = model.shards.pairs.test;
   if (test.empty())

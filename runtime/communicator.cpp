@@ -421,6 +421,12 @@ void Communicator::barrier(const char* name) {
   if (size() > 1) state_->check(MPI_Barrier(state_->comm), name);
 }
 
+std::string Communicator::first_text(const char* name, const std::string& text) {
+  const std::vector<int64_t> lengths = all_gather(name, static_cast<int64_t>(text.size()));
+  const auto first = std::ranges::find_if(lengths, [](int64_t length) { return length > 0; });
+  return first == lengths.end() ? "" : broadcast(name, text, static_cast<int>(first - lengths.begin()));
+}
+
 void Communicator::require_equal(const char* name, const std::string& what, const std::string& text) {
   const std::vector<int64_t> hashes = all_gather(name, static_cast<int64_t>(hash64(text)));
   const auto other = std::ranges::find_if(hashes, [&](int64_t hash) { return hash != hashes[0]; });

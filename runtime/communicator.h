@@ -69,6 +69,8 @@ class Communicator {
   void broadcast(const char* name, Tensor t, int root);
   std::string broadcast(const char* name, const std::string& text, int root);
   void barrier(const char* name);
+  // The text of the first rank whose text is not empty, on all ranks; empty when all are. What failed on any of them.
+  std::string first_text(const char* name, const std::string& text);
   // Throws Error(peer) on all ranks, naming the first rank that differs, unless all have the same text.
   void require_equal(const char* name, const std::string& what, const std::string& text);
 

@@ -1,7 +1,10 @@
 // What a run reports: lines that are on disk at once, a resumed run's files, and event files that TensorBoard reads.
 #include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -130,6 +133,39 @@ TEST(Metrics, AFolderThatCannotBeWritten) {
     fs::create_directory(run / "metrics.jsonl");
     Metrics metrics(run.path(), 0, 1, 1);
   });
+}
+
+// A disk that is full for some steps: nothing is thrown, and in the end every line is there, once.
+TEST(Metrics, AFullDiskIsSurvived) {
+  const test::TempDir run;
+  spdlog::set_level(spdlog::level::off);
+  Metrics metrics(run.path(), 0, 9, 100);
+  metrics.step(metrics_of(1));
+  const uintmax_t bound = fs::file_size(run / "metrics.jsonl") + 100;  // part of the next line
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{bound, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  for (int64_t step : {2, 3, 4}) metrics.step(metrics_of(step));
+  EXPECT_EQ(fs::file_size(run / "metrics.jsonl"), bound);
+  EXPECT_ERROR(io, "metrics.jsonl", metrics.finish());
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old_handler);
+  metrics.step(metrics_of(5));
+  metrics.finish();
+  EXPECT_EQ(steps_of(run.path()), (std::vector<int64_t>{1, 2, 3, 4, 5}));
+}
+
+TEST(Metrics, ARemovedFolderIsMadeAnew) {
+  const test::TempDir folder;
+  spdlog::set_level(spdlog::level::off);
+  Metrics metrics(folder / "run", 0, 9, 100);
+  metrics.step(metrics_of(1));
+  fs::remove_all(folder / "run");
+  for (int64_t step : {2, 3}) metrics.step(metrics_of(step));
+  metrics.finish();
+  EXPECT_EQ(steps_of(folder / "run"), (std::vector<int64_t>{2, 3}));
 }
 
 // ---- An event file read by rules of its own: TFRecord (length, its checksum, message, its checksum) and protocol

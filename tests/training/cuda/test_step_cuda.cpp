@@ -14,6 +14,7 @@
 #include "tests/support/tiny_notes.h"
 #include "tests/support/whole_model.h"
 #include "training/checkpoint.h"
+#include "training/checkpoint_writer.h"
 #include "training/state.h"
 #include "training/step.h"
 
@@ -277,13 +278,14 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
   const test::TempDir folder;
   RunConfig c = tiny_config(Device::cuda, Precision::bf16);
   c.train.run = folder / "run";
+  c.data.shards = folder.path();
   write_file(folder / "tokenizer.model", "no tokenizer");
   Training whole(c, data, ranks), resumed(c, data, ranks);
   for (int i = 0; i < 2; ++i) whole.advance();
-  whole.stream.synchronize();
-  save_checkpoint(c, whole.state.layout, data.notes, folder / "tokenizer.model", {2, 2, 0}, whole.state.optimizer);
-  const auto checkpoint = find_checkpoint(c.train.run);
-  verify_checkpoint(checkpoint);
+  CheckpointWriter writer(c, data.notes, whole.state);
+  writer.begin(whole.stream, {2, 2, 0});
+  writer.finish();
+  const CheckpointInfo checkpoint = verify_checkpoint(find_checkpoint(c.train.run));
   load_state(checkpoint, resumed.state.layout, resumed.state.shards, resumed.state.optimizer);
   resumed.state.weights.refresh();
   resumed.next = 2;
