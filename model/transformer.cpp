@@ -22,7 +22,7 @@ Transformer::Transformer(const ModelConfig& config, DType compute, Device device
       share_({tensor_.rank(), tensor_.size()}, device) {
   NOTELLM_CHECK(config.head_dim > 0, "ModelConfig::finish() has not been called");
   if (const int copies = tensor_.size() / std::min(config.kv_heads, tensor_.size()); copies > 1)
-    kv_copies_.emplace(tensor_.split("ranks of a kv head", tensor_.rank() / copies));
+    kv_copies_.emplace(tensor_.split("kv head group", tensor_.rank() / copies));
   Buffer table(static_cast<int64_t>(config.context) * config.head_dim * 4);
   rope_ = table.tensor(DType::f32, {config.context, 2, config.head_dim / 2});
   rope_table(static_cast<float>(config.rope_theta), config.head_dim, rope_);

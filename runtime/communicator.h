@@ -1,8 +1,9 @@
 // A group of ranks and the collectives among them.
 //
 // Every collective has a name; a watchdog (set_watchdog) ends the program when one does not end in time and prints the
-// name, the rank and the step. Reductions of floats are in the order of ranks, whatever the message size, so that the
-// same ranks give the same bits. One thread at a time may be in a collective.
+// name, the group, the step, and the rank that did not come. Ranks of one host pass data through memory that they share
+// (runtime/host_exchange.h), others by messages. Reductions of floats are in the order of ranks, whatever the message
+// size, so that the same ranks give the same bits. One thread at a time may be in a collective.
 //
 // A collective that takes a stream is of that stream's device. On a CPU stream it is the one without. On a CUDA stream
 // it is enqueued on NCCL and returns: memory is the GPU's, all ranks enqueue the same collectives in the same order and
@@ -40,9 +41,9 @@ class Communicator {
   Communicator& operator=(Communicator&&) noexcept;
   ~Communicator();
 
-  // The ranks of the same colour as a group of their own, in their order here. Itself a collective. Where everyone has
-  // the same colour, a second communicator of the same ranks.
-  Communicator split(const char* name, int color) const;
+  // The ranks of the same colour as a group of their own, in their order here, called "GROUP COLOR". Itself a
+  // collective. Where everyone has the same colour, a second communicator of the same ranks.
+  Communicator split(const char* group, int color) const;
 
   int rank() const;
   int size() const;
@@ -77,7 +78,7 @@ class Communicator {
   // Bytes that left this rank so far, by the collective's name: what a gather or a reduce-scatter cannot do with fewer.
   const std::map<std::string, int64_t>& bytes_sent() const;
 
-  // Ends all ranks: prints nothing (the launcher may), never returns.
+  // Ends all ranks, prints nothing, never returns.
   [[noreturn]] static void abort(int exit_code);
 
  private:
@@ -89,7 +90,7 @@ class Communicator {
 
 // From now on a collective that takes longer than `seconds` ends all ranks with a message and exit code 6; 0: never.
 void set_watchdog(double seconds);
-// The step that the watchdog's message names.
+// The step that messages name, from 1.
 void set_watchdog_step(int64_t step);
 
 }  // namespace notellm

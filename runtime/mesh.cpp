@@ -16,7 +16,7 @@ int checked(const Communicator& world, int tensor) {
 
 Mesh::Mesh(Communicator& world, int tensor)
     : world(world),
-      data(world.split("data groups", world.rank() % checked(world, tensor))),
-      tensor(world.split("tensor groups", world.rank() / tensor)) {}
+      data(world.split("data group", world.rank() % checked(world, tensor))),
+      tensor(world.split("tensor group", world.rank() / tensor)) {}
 
 }  // namespace notellm

@@ -210,7 +210,7 @@ TrainingEnd Trainer::run() {
   if (ranks_.rank() == 0)
     metrics.emplace(config_.train.run, position_.step, config_.train.steps, config_.train.log_every);
   while (position_.step < config_.train.steps) {
-    set_watchdog_step(position_.step);
+    set_watchdog_step(position_.step + 1);
     const StepMetrics m = do_step();
     if (metrics) metrics->step(m);
     const auto every = [&](int n) { return n > 0 && position_.step % n == 0; };
