@@ -121,6 +121,11 @@ void check_rows(const char* name, int rank, int size, const Tensor& mine, std::s
                 describe(mine), describe(all));
 }
 
+// An all-reduce's elements are shared out evenly: those of the ranks before `rank`.
+int64_t part_begin(int64_t elements, int rank, int ranks) {
+  return elements / ranks * rank + std::min<int64_t>(rank, elements % ranks);
+}
+
 struct Part {
   char* data;
   int64_t bytes;
@@ -132,7 +137,8 @@ struct Communicator::State {
   MPI_Comm comm = MPI_COMM_NULL;
   int rank = 0, size = 1, local_rank = 0, local_size = 1;
   int world_rank = 0;  // what messages call this rank
-  std::map<std::string, int64_t> bytes_sent;
+  // One count of a communicator and the groups split from it.
+  std::shared_ptr<std::map<std::string, int64_t>> bytes_sent = std::make_shared<std::map<std::string, int64_t>>();
   std::vector<char> scratch;
   std::shared_ptr<gpu::Nccl> nccl;  // from the first collective of device memory on
 
@@ -144,20 +150,14 @@ struct Communicator::State {
   void check(int code, const char* name) const;
   // To each other rank so many bytes; of a reduce-scatter, its rows.
   void count(const char* name, int64_t bytes) {
-    if (size > 1) bytes_sent[name] += bytes * (size - 1);
+    if (size > 1) (*bytes_sent)[name] += bytes * (size - 1);
   }
   void count_reduce_scatter(const char* name, const Tensor& all, const Tensor& mine) {
-    if (size > 1) bytes_sent[name] += all.bytes() - mine.bytes();
+    if (size > 1) (*bytes_sent)[name] += all.bytes() - mine.bytes();
   }
   void count_all_reduce(const char* name, const Tensor& t) {
-    const int64_t own = own_part(t.size()) * size_of(t.dtype);
-    if (size > 1) bytes_sent[name] += t.bytes() - own + own * (size - 1);
+    if (size > 1) (*bytes_sent)[name] += all_reduce_bytes(t.size(), size_of(t.dtype), rank, size);
   }
-  // An all-reduce's elements are shared out evenly: those of the ranks before `r`.
-  int64_t part_begin(int64_t elements, int r) const {
-    return elements / size * r + std::min<int64_t>(r, elements % size);
-  }
-  int64_t own_part(int64_t elements) const { return part_begin(elements, rank + 1) - part_begin(elements, rank); }
   void exchange(const char* name, const std::vector<Part>& sends, const std::vector<Part>& receives) const;
   void finish(const char* name, std::vector<MPI_Request>& requests, const std::vector<int>& expected) const;
   void gather_blocks(const char* name, const char* mine, const std::vector<int64_t>& begins, int64_t unit,
@@ -298,6 +298,7 @@ Communicator Communicator::split(const char* name, int color) const {
   const WatchedCollective watched(name, state_->world_rank);
   auto state = std::make_unique<State>();
   state->mpi = state_->mpi;
+  state->bytes_sent = state_->bytes_sent;
   state_->check(MPI_Comm_split(state_->comm, color, rank(), &state->comm), name);
   state->look_around();
   return Communicator(std::move(state));
@@ -307,12 +308,12 @@ int Communicator::rank() const { return state_->rank; }
 int Communicator::size() const { return state_->size; }
 int Communicator::local_rank() const { return state_->local_rank; }
 int Communicator::local_size() const { return state_->local_size; }
-const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return state_->bytes_sent; }
+const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return *state_->bytes_sent; }
 
 void Communicator::all_reduce_sum(const char* name, Tensor t) {
   const WatchedCollective watched(name, state_->world_rank);
   std::vector<int64_t> begins;
-  for (int r = 0; r <= size(); ++r) begins.push_back(state_->part_begin(t.size(), r));
+  for (int r = 0; r <= size(); ++r) begins.push_back(part_begin(t.size(), r, size()));
   char* data = static_cast<char*>(t.data);
   char* mine = data + begins[rank()] * size_of(t.dtype);
   state_->reduce_blocks(name, data, begins, t.dtype, mine);
@@ -433,6 +434,11 @@ void Communicator::require_equal(const char* name, const std::string& what, cons
   const auto line = [begin](const std::string& s) { return s.substr(begin, s.find('\n', begin) - begin); };
   fail(ErrorKind::peer, "rank {} has another {} than rank 0: '{}', not '{}'; give all ranks the same", r, what,
        line(differs), line(first));
+}
+
+int64_t all_reduce_bytes(int64_t elements, int64_t element_bytes, int rank, int ranks) {
+  const int64_t own = part_begin(elements, rank + 1, ranks) - part_begin(elements, rank, ranks);
+  return (elements - own + own * (ranks - 1)) * element_bytes;
 }
 
 void Communicator::abort(int exit_code) {
