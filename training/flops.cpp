@@ -13,8 +13,7 @@ StepFlops forward_flops(const ModelConfig& c, const BatchCounts& batch, bool wit
                keys_values = double(c.kv_dim()) * c.dim;
   StepFlops flops;
   flops.layers = 2 * (((c.layers - 1) * tokens + read_rows) * queries_out_and_ffn + c.layers * tokens * keys_values);
-  flops.attention =
-      4.0 * c.q_dim() * ((c.layers - 1) * batch.keys + (with_labels ? batch.read_keys : batch.note_keys));
+  flops.attention = 4.0 * c.q_dim() * ((c.layers - 1) * batch.keys + (with_labels ? batch.read_keys : batch.note_keys));
   flops.heads = 2.0 * batch.notes * c.note_dim * c.dim;
   return flops;
 }

@@ -30,8 +30,8 @@ struct BatchCounts {
 BatchCounts count(const PackedBatch& batch);
 
 // Forward and backward of one packed batch. first_pass: a forward pass to the note vectors before it, as with several
-// micro-batches (the batch is the same; label rows are not read). recompute: all layers but the last are computed twice,
-// but for their last product.
+// micro-batches (the batch is the same; label rows are not read). recompute: all layers but the last are computed
+// twice, but for their last product.
 StepFlops batch_flops(const ModelConfig& config, const BatchCounts& batch, int64_t vocabulary, bool first_pass,
                       bool recompute = false);
 inline StepFlops batch_flops(const ModelConfig& config, const PackedBatch& batch, int64_t vocabulary, bool first_pass,
