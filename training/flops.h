@@ -18,6 +18,9 @@ struct StepFlops {
   // What the model asks for, the numerator of MFU (PaLM, arXiv 2204.02311, appendix B).
   double model() const { return total() - repeated; }
   StepFlops& operator+=(const StepFlops& other);
+  StepFlops operator*(double times) const {
+    return {layers * times, attention * times, heads * times, infonce * times, repeated * times};
+  }
 };
 
 // What the operations of a packed batch depend on. Read rows are note rows and label rows; keys are counted for each

@@ -16,6 +16,12 @@ constexpr int64_t alignment_bytes = 64;  // of each tensor in an arena
 
 }  // namespace
 
+int64_t StepSizes::count() const {
+  int64_t sum = 0;
+  for (const MicroBatches& alike : micro_batches) sum += alike.times;
+  return sum;
+}
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t pairs_per_group(const RunConfig& config, int data_ranks, int tensor_ranks) {
@@ -107,11 +113,6 @@ StepMemory step_memory(const RunConfig& config, int64_t vocabulary, int tensor_r
 
 namespace {
 
-// Which passes a step has: forward alone, and forward with backward.
-int first_passes(const StepSizes& sizes) {
-  return sizes.micro_batches.size() == 1 ? 0 : static_cast<int>(sizes.micro_batches.size());
-}
-
 // Gathers of each layer in a step, with sharding: parameters.
 std::vector<int64_t> fetches_of_layers(int layers, const StepSizes& sizes) {
   std::vector<int64_t> fetches(static_cast<size_t>(layers), 0);
@@ -124,8 +125,9 @@ std::vector<int64_t> fetches_of_layers(int layers, const StepSizes& sizes) {
   const auto forward = [&] {
     for (int layer = 0; layer < layers; ++layer) begins(layer);
   };
-  for (int i = 0; i < first_passes(sizes); ++i) forward();
-  for (size_t i = 0; i < sizes.micro_batches.size(); ++i) {
+  const int64_t count = sizes.count();
+  for (int64_t i = 0; count > 1 && i < count; ++i) forward();
+  for (int64_t i = 0; i < count; ++i) {
     forward();
     for (int layer = layers - 1; layer >= 0; --layer) begins(layer);
   }
@@ -153,7 +155,7 @@ void add_gradients(const ParameterLayout& layout, const ShardMap& shards, const 
       continue;
     }
     const bool each_time = shards.sharding() >= Sharding::gradients && i != 0 && i != last;
-    const int64_t times = each_time ? std::ssize(sizes.micro_batches) : 1;
+    const int64_t times = each_time ? sizes.count() : 1;
     data.reduce_scatter("gradients", elements * floats * times, shards.pieces()[i].flat.size() * floats * times, times);
   }
 }
@@ -162,11 +164,13 @@ void add_tensor(const RunConfig& config, const ParameterLayout& layout, const St
   const TransformerShape shape = transformer_shape(config, layout.part());
   if (shape.tensor.count == 1) return;
   const int64_t logit_tile = logit_rows(config.device, layout.vocabulary() / shape.tensor.count);
-  for (const BatchCounts& batch : sizes.micro_batches) {
-    if (first_passes(sizes) > 0) add_forward(shape, {batch.tokens, batch.notes}, traffic.tensor);
-    add_forward(shape, {batch.tokens, batch.read_rows}, traffic.tensor);
-    traffic.tensor.gather("sums of logits", batch.labels * 3 * floats, ceil_div(batch.labels, logit_tile));
-    add_backward(shape, {batch.tokens, batch.read_rows}, traffic.tensor);
+  for (const auto& [batch, times] : sizes.micro_batches) {
+    Traffic one(shape.tensor.index, shape.tensor.count);
+    if (sizes.count() > 1) add_forward(shape, {batch.tokens, batch.notes}, one);
+    add_forward(shape, {batch.tokens, batch.read_rows}, one);
+    one.gather("sums of logits", batch.labels * 3 * floats, ceil_div(batch.labels, logit_tile));
+    add_backward(shape, {batch.tokens, batch.read_rows}, one);
+    traffic.tensor.add(one, times);
   }
   add_sums_of_copies(layout, traffic.tensor, traffic.kv_copies);
   traffic.tensor.all_reduce("gradient norm", 1, doubles);

@@ -62,8 +62,14 @@ inline constexpr int64_t step_sums = 11;  // what add_up() sums over all ranks, 
 
 // A rank's part of a step.
 struct StepSizes {
-  std::vector<BatchCounts> micro_batches;  // of its tensor group
-  int64_t own_notes = 0, all_notes = 0;    // whose rows of InfoNCE it has; of all ranks
+  struct MicroBatches {
+    BatchCounts counts;
+    int64_t times = 1;  // so many that are alike
+  };
+  std::vector<MicroBatches> micro_batches;  // of its tensor group
+  int64_t own_notes = 0, all_notes = 0;     // whose rows of InfoNCE it has; of all ranks
+
+  int64_t count() const;  // of micro-batches
 };
 // Of a step of the training loop: temperature, step, update, signal.
 struct StepTraffic {

@@ -80,7 +80,7 @@ struct Step {
         for (const NoteExample& example : {notes[slot].query, notes[slot].target}) examples.push_back(example);
       PackedBatch batch;
       pack(data.notes, examples, config.train.share_prefix, batch);
-      sizes.micro_batches.push_back(count(batch));
+      sizes.micro_batches.push_back({count(batch)});
       sizes.own_notes += notes_of_part(std::ssize(examples), {mesh.tensor.rank(), mesh.tensor.size()}).size();
     }
     sizes.all_notes = 2 * slots;
@@ -150,7 +150,7 @@ TEST(StepCosts, ArenaIsACloseBound) {
     const Step s(c, world);
     const MeshPlace place = s.mesh.place();
     ArenaSizes sizes{.micro_batches = s.step.micro_batches(), .all_notes = s.sizes.all_notes};
-    for (const BatchCounts& batch : s.sizes.micro_batches) {
+    for (const auto& [batch, times] : s.sizes.micro_batches) {
       sizes.notes = std::max(sizes.notes, batch.notes);
       sizes.tokens = std::max(sizes.tokens, batch.tokens);
       sizes.hidden_rows = std::max(sizes.hidden_rows, batch.read_rows);
