@@ -76,6 +76,7 @@ class Communicator {
   void require_equal(const char* name, const std::string& what, const std::string& text);
 
   // Bytes that left this rank so far, by the collective's name: what a gather or a reduce-scatter cannot do with fewer.
+  // Those of this group and of all groups split from it, which share one count.
   const std::map<std::string, int64_t>& bytes_sent() const;
 
   // Ends all ranks, prints nothing, never returns.
@@ -87,6 +88,10 @@ class Communicator {
   explicit Communicator(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// What bytes_sent() counts of an all-reduce of so many elements: each rank sums its part of them, for which the others
+// send it theirs, and sends the sum to all.
+int64_t all_reduce_bytes(int64_t elements, int64_t element_bytes, int rank, int ranks);
 
 // From now on a collective that takes longer than `seconds` ends all ranks with a message and exit code 6; 0: never.
 void set_watchdog(double seconds);

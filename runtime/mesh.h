@@ -9,9 +9,20 @@
 
 namespace notellm {
 
+// A rank's place in a mesh, also in one that is not there.
+struct MeshPlace {
+  int data_ranks = 1, tensor_ranks = 1;
+  int data_rank = 0, tensor_rank = 0;
+
+  int ranks() const { return data_ranks * tensor_ranks; }
+  int rank() const { return data_rank * tensor_ranks + tensor_rank; }
+};
+
 struct Mesh {
   // Itself a collective of all ranks. Throws Error(usage): the number of ranks is not a multiple of `tensor`.
   Mesh(Communicator& world, int tensor);
+
+  MeshPlace place() const { return {data.size(), tensor.size(), data.rank(), tensor.rank()}; }
 
   Communicator& world;
   Communicator data, tensor;

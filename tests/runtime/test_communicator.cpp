@@ -213,6 +213,25 @@ TEST_F(CommunicatorTest, CountsTheBytesThatLeaveTheRank) {
   EXPECT_EQ(comm.bytes_sent(), size == 1 ? Bytes() : expected);
 }
 
+// What a group sends counts where it was split off, so that the whole rank can be asked in one place.
+TEST_F(CommunicatorTest, CountsWhatGroupsSendToo) {
+  Communicator group = comm.split("test.split", rank % 2);
+  Communicator inner = group.split("test.split", 0);
+  inner.all_gather("test.inner", rank);
+  const int64_t sent = 8 * (group.size() - 1);
+  EXPECT_EQ(comm.bytes_sent().contains("test.inner"), sent > 0);
+  if (sent > 0) EXPECT_EQ(comm.bytes_sent().at("test.inner"), sent);
+  EXPECT_EQ(group.bytes_sent(), comm.bytes_sent());
+}
+
+// 5 elements on 3 ranks: 2, 2 and 1 of them.
+TEST(AllReduceBytes, ByHand) {
+  EXPECT_EQ(all_reduce_bytes(5, 4, 0, 3), 4 * (3 + 2 * 2));
+  EXPECT_EQ(all_reduce_bytes(5, 4, 2, 3), 4 * (4 + 1 * 2));
+  EXPECT_EQ(all_reduce_bytes(1, 8, 1, 2), 8);
+  EXPECT_EQ(all_reduce_bytes(5, 4, 0, 1), 0);
+}
+
 TEST_F(CommunicatorTest, SumsOfBf16AreRoundedOnce) {
   // Below 2⁻⁸ of 1: rounded after each addition they would be lost.
   std::vector<bf16> values = {bf16(rank == 0 ? 1.0f : 0x1p-9f), bf16(static_cast<float>(rank))};
