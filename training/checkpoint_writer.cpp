@@ -1,6 +1,7 @@
 #include "training/checkpoint_writer.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
 #include "runtime/files.h"
@@ -31,15 +32,15 @@ CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& not
     runs_.push_back(run);
     snapshot_size_ += run.count;
   });
+  snapshot_ = Buffer(3 * snapshot_size_ * size_of(DType::f32),
+                     config.device == Device::cuda ? Memory::pinned : Memory::host, "the snapshot for checkpoints");
+  std::memset(snapshot_.data(), 0, static_cast<size_t>(snapshot_.bytes()));  // the system's work, before the first step
 }
 
 void CheckpointWriter::begin(Stream& stream, const TrainingPosition& position) {
   wait_for_end();
   tolerate();
   const Stopwatch watch;
-  if (snapshot_.bytes() == 0)
-    snapshot_ = Buffer(3 * snapshot_size_ * size_of(DType::f32), stream.on_gpu() ? Memory::pinned : Memory::host,
-                       "the snapshot for checkpoints");
   const Tensor all = snapshot_.tensor(DType::f32, {3 * snapshot_size_});
   const Optimizer& optimizer = state_.optimizer;
   int64_t to = 0;

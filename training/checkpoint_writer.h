@@ -30,7 +30,7 @@ namespace notellm {
 
 class CheckpointWriter {
  public:
-  // The references must live as long as this. Reads the tokenizer of data.shards.
+  // The references must live as long as this. Reads the tokenizer of data.shards, and takes the snapshot's memory.
   CheckpointWriter(const RunConfig& config, const NoteTable& notes, const TrainingState& state,
                    int64_t file_bytes = checkpoint_file_bytes);
 

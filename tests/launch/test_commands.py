@@ -304,6 +304,7 @@ class WholeWay(unittest.TestCase):
         text = self.must("inspect", self.checkpoint)
         for part in ("model.layers.1.mlp.down_proj.weight", "32 × 64", "f32", "5 of 5"):
             self.assertIn(part, text)
+        self.assertNotIn("does not know", text)
         self.assertIn("whole", self.must("inspect", self.folder / "run"))
         self.assertIn("note_head.tau", self.must("inspect", self.checkpoint / "note_head.safetensors"))
 
@@ -319,6 +320,8 @@ class WholeWay(unittest.TestCase):
         shutil.copytree(self.folder / "run", run_copy)
         name = "model-00001-of-00001.safetensors"
         model = run_copy / "checkpoints" / "step-00000005" / name
+        (model.parent / "foreign.txt").write_text("x")
+        self.assertIn("foreign.txt, 1 B, which the manifest does not know", self.must("inspect", model.parent))
         data = bytearray(model.read_bytes())
         data[-1] ^= 1
         model.write_bytes(data)

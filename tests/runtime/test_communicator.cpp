@@ -181,6 +181,12 @@ TEST_F(CommunicatorTest, LongMessagesAreCut) {
   EXPECT_EQ(all.back(), 4);
 }
 
+TEST_F(CommunicatorTest, TheFirstTextThatIsNotEmpty) {
+  EXPECT_EQ(comm.first_text("test.none", ""), "");
+  for (int from = 0; from < size; ++from)
+    EXPECT_EQ(comm.first_text("test.text", rank < from ? "" : fmt::format("of {}", rank)), fmt::format("of {}", from));
+}
+
 TEST_F(CommunicatorTest, RequireEqual) {
   EXPECT_NO_THROW(comm.require_equal("test.equal", "configuration", "a: 1\nb: 2\n"));
   if (size == 1) return;  // one rank equals itself
@@ -310,6 +316,7 @@ TEST(CommunicatorSelf, IsTheIdentity) {
   EXPECT_EQ(self.broadcast("text", "t", 0), "t");
   self.barrier("barrier");
   self.require_equal("equal", "what", "text");
+  EXPECT_EQ(self.first_text("text", "t"), "t");
 }
 
 TEST(CommunicatorSelf, MovesKeepTheRank) {

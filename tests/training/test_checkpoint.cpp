@@ -2,11 +2,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <csignal>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -15,6 +13,7 @@
 #include "runtime/files.h"
 #include "runtime/safetensors.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/tiny_notes.h"
@@ -296,34 +295,13 @@ TEST_F(Checkpoint, FindsTheNewestOfARunOrTheOneNamed) {
   EXPECT_ERROR(io, "neither a checkpoint nor a run", find_checkpoint(folder_ / "another"));
 }
 
-// While it lives, a disk that fills up: no file may grow beyond `bytes`, which gives EFBIG.
-class SmallDisk {
- public:
-  explicit SmallDisk(uintmax_t bytes) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    old_handler_ = std::signal(SIGXFSZ, SIG_IGN);
-    const rlimit small{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &small);
-  }
-  SmallDisk(const SmallDisk&) = delete;
-  SmallDisk& operator=(const SmallDisk&) = delete;
-  ~SmallDisk() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, old_handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*old_handler_)(int);
-};
-
 // The model fits, the moments don't.
 TEST_F(Checkpoint, DiskFullWhileSavingKeepsTheOlderOne) {
   save(2);
   const uintmax_t bound = fs::file_size(at_step(2) / "model-00001-of-00001.safetensors") + 100;
   ASSERT_LT(bound, fs::file_size(at_step(2) / "optimizer-00001-of-00001.safetensors"));
   {
-    const SmallDisk disk(bound);
+    const test::SmallDisk disk(bound);
     EXPECT_ERROR(io, "step-00000004.partial/optimizer-00001-of-00001.safetensors", save(4));
   }
   EXPECT_EQ(names(), (std::vector<std::string>{"latest", "step-00000002"}));
@@ -346,11 +324,11 @@ TEST_F(Checkpoint, FailedOnesAreSurvivedUpToALimit) {
   for (int64_t first : {1, 3}) {
     try_to_save(first);
     w.finish();
-    const SmallDisk disk(100);
+    const test::SmallDisk disk(100);
     try_to_save(first + 1);
     EXPECT_EQ(names().back(), fmt::format("step-{:08}", first));
   }
-  const SmallDisk disk(100);
+  const test::SmallDisk disk(100);
   EXPECT_ERROR(io, "2 checkpoints in a row could not be written, the last one because: cannot write", try_to_save(5));
   EXPECT_EQ(latest_checkpoint(config_.train.run), at_step(3));
   verify_checkpoint(at_step(3));
@@ -412,6 +390,25 @@ TEST_F(CheckpointDamage, OneBitIsFlipped) {
     }
     write_file(at_step(4) / name, content);
   }
+}
+
+// Whole in itself, and as large, but of another step.
+TEST_F(CheckpointDamage, AFileOfAnotherCheckpoint) {
+  for (int step : {2, 4}) {
+    optimizer_.weights().as<float>()[0] = static_cast<float>(step);
+    optimizer_.second_moment().as<float>()[0] = static_cast<float>(step);
+    save(step);
+  }
+  for (const char* name : {"model-00001-of-00001.safetensors", "optimizer-00001-of-00001.safetensors"}) {
+    const std::string content = read_file(at_step(4) / name);
+    write_file(at_step(4) / name, read_file(at_step(2) / name));
+    expect_damage(at_step(4) / name, at_step(2), [&] { verify_checkpoint(at_step(4)); });
+    write_file(at_step(4) / name, content);
+  }
+  // One beside them that the manifest does not know is not read.
+  write_file(at_step(4) / "optimizer-00002-of-00002.safetensors",
+             read_file(at_step(2) / "optimizer-00001-of-00001.safetensors"));
+  expect_loads(4);
 }
 
 TEST_F(CheckpointDamage, TheManifestIsBroken) {

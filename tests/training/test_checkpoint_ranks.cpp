@@ -2,15 +2,14 @@
 // Ranks come from mpirun; smaller groups of them are tried too.
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "runtime/files.h"
 #include "runtime/safetensors.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/tiny_shards.h"
@@ -206,17 +205,12 @@ TEST_F(CheckpointRanks, AFailureOnOneRankIsThatOfAll) {
   Stream stream;
   writer.begin(stream, {1, 1, 0});
   writer.finish();
-  rlimit before{};
-  getrlimit(RLIMIT_FSIZE, &before);
-  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
-  if (world_.rank() == world_.size() - 1) {
-    const rlimit small{100, before.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &small);
+  {
+    std::optional<test::SmallDisk> disk;
+    if (world_.rank() == world_.size() - 1) disk.emplace(100);
+    writer.begin(stream, {2, 2, 0});
+    EXPECT_ERROR(io, "step-00000002.partial/", writer.finish());
   }
-  writer.begin(stream, {2, 2, 0});
-  EXPECT_ERROR(io, "step-00000002.partial/", writer.finish());
-  setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, old_handler);
   world_.barrier("failed");
   EXPECT_EQ(latest_checkpoint(c.train.run), fs::path(c.train.run) / step_name(1));
   EXPECT_FALSE(fs::exists(folder_ / "run" / (step_name(2) + ".partial")));

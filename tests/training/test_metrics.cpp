@@ -1,10 +1,8 @@
 // What a run reports: lines that are on disk at once, a resumed run's files, and event files that TensorBoard reads.
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 
 #include <cmath>
-#include <csignal>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -12,6 +10,7 @@
 
 #include "runtime/files.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
 #include "training/metrics.h"
 
@@ -142,16 +141,12 @@ TEST(Metrics, AFullDiskIsSurvived) {
   Metrics metrics(run.path(), 0, 9, 100);
   metrics.step(metrics_of(1));
   const uintmax_t bound = fs::file_size(run / "metrics.jsonl") + 100;  // part of the next line
-  rlimit before{};
-  getrlimit(RLIMIT_FSIZE, &before);
-  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit small{bound, before.rlim_max};
-  setrlimit(RLIMIT_FSIZE, &small);
-  for (int64_t step : {2, 3, 4}) metrics.step(metrics_of(step));
-  EXPECT_EQ(fs::file_size(run / "metrics.jsonl"), bound);
-  EXPECT_ERROR(io, "metrics.jsonl", metrics.finish());
-  setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, old_handler);
+  {
+    const test::SmallDisk disk(bound);
+    for (int64_t step : {2, 3, 4}) metrics.step(metrics_of(step));
+    EXPECT_EQ(fs::file_size(run / "metrics.jsonl"), bound);
+    EXPECT_ERROR(io, "metrics.jsonl", metrics.finish());
+  }
   metrics.step(metrics_of(5));
   metrics.finish();
   EXPECT_EQ(steps_of(run.path()), (std::vector<int64_t>{1, 2, 3, 4, 5}));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <random>
 
 #include "runtime/files.h"
@@ -275,11 +276,14 @@ TEST_F(StepCuda, SameBitsAgain) {
 
 // From a checkpoint that a GPU wrote, on the GPU to the bit; and what a GPU writes, the CPU reads.
 TEST_F(StepCuda, GoesOnFromACheckpoint) {
-  const test::TempDir folder;
+  std::optional<test::TempDir> owner;  // rank 0's
+  if (ranks.rank() == 0) owner.emplace();
+  const std::filesystem::path folder = ranks.broadcast("folder", owner ? owner->path().string() : std::string(), 0);
   RunConfig c = tiny_config(Device::cuda, Precision::bf16);
   c.train.run = folder / "run";
-  c.data.shards = folder.path();
-  write_file(folder / "tokenizer.model", "no tokenizer");
+  c.data.shards = folder;
+  if (ranks.rank() == 0) write_file(folder / "tokenizer.model", "no tokenizer");
+  ranks.barrier("tokenizer");
   Training whole(c, data, ranks), resumed(c, data, ranks);
   for (int i = 0; i < 2; ++i) whole.advance();
   CheckpointWriter writer(c, data.notes, whole.state);
@@ -299,6 +303,7 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
     const Tensor flat = cpu.state.optimizer.weights();
     return *cpu.state.layout.at("note_head.tau").view(flat).as<float>();
   }());
+  ranks.barrier("end of test");
 }
 
 // The products that cuBLASLt is asked for are those of batch_flops, which counts the label rows alone for the LM head,
