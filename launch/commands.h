@@ -28,7 +28,7 @@ struct ConfigOptions {
   std::string path;
   std::vector<std::string> overrides;
 
-  void add_to(CLI::App& command);
+  void add_to(CLI::App& command, bool required = true);
   // Reads the configuration and sets this rank's threads.
   RunConfig read(Communicator& ranks) const;
   // … and chooses this rank's GPU, where `device` asks for one: for commands that compute with the model.

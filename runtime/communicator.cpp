@@ -81,6 +81,7 @@ int Communicator::rank() const { return state_->rank; }
 int Communicator::size() const { return state_->size; }
 int Communicator::local_rank() const { return state_->local_rank; }
 int Communicator::local_size() const { return state_->local_size; }
+bool Communicator::on_shared_memory() const { return state_->host != nullptr; }
 const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return *state_->bytes_sent; }
 
 void Communicator::all_reduce_sum(const char* name, Tensor t) {
@@ -207,12 +208,16 @@ void Communicator::require_equal(const char* name, const std::string& what, cons
   if (other == hashes.end()) return;
   const int r = static_cast<int>(other - hashes.begin());
   const std::string first = broadcast(name, text, 0), differs = broadcast(name, text, r);
+  throw Error(ErrorKind::peer, describe_difference(r, what, differs, first));
+}
+
+std::string describe_difference(int rank, const std::string& what, const std::string& text, const std::string& first) {
   // From the beginning of the line in which they part to its end.
-  const size_t part = std::ranges::mismatch(first, differs).in1 - first.begin();
+  const size_t part = std::ranges::mismatch(first, text).in1 - first.begin();
   const size_t begin = part == 0 ? 0 : first.rfind('\n', part - 1) + 1;  // npos + 1 is 0
   const auto line = [begin](const std::string& s) { return s.substr(begin, s.find('\n', begin) - begin); };
-  fail(ErrorKind::peer, "rank {} has another {} than rank 0: '{}', not '{}'; give all ranks the same", r, what,
-       line(differs), line(first));
+  return fmt::format("rank {} has another {} than rank 0: '{}', not '{}'; give all ranks the same", rank, what,
+                     line(text), line(first));
 }
 
 int64_t all_reduce_bytes(int64_t elements, int64_t element_bytes, int rank, int ranks) {

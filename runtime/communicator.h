@@ -49,6 +49,7 @@ class Communicator {
   int size() const;
   int local_rank() const;  // among the ranks of this group on this host
   int local_size() const;
+  bool on_shared_memory() const;  // how collectives of host memory go
 
   // t := sum over ranks of t, the same shape on all ranks. bf16 is summed in f32 and rounded once (on CUDA as NCCL
   // does).
@@ -92,6 +93,10 @@ class Communicator {
 // What bytes_sent() counts of an all-reduce of so many elements: each rank sums its part of them, for which the others
 // send it theirs, and sends the sum to all.
 int64_t all_reduce_bytes(int64_t elements, int64_t element_bytes, int rank, int ranks);
+
+// "rank 3 has another configuration than rank 0: 'seed: 2', not 'seed: 1'; give all ranks the same": the first lines in
+// which the texts of the two part.
+std::string describe_difference(int rank, const std::string& what, const std::string& text, const std::string& first);
 
 // From now on a collective that takes longer than `seconds` ends all ranks with a message and exit code 6; 0: never.
 void set_watchdog(double seconds);

@@ -70,7 +70,7 @@ class Watchdog {
   std::string whereabouts() {
     const std::string collective = own().name();
     if (own().step == 0) return "";
-    return in_step(own().step) + (ranks_ > 1 && !collective.empty() ? ", after " + collective : "");
+    return in_step(own().step) + (ranks_ > 1 && !collective.empty() ? ", last in " + collective : "");
   }
 
  private:

@@ -48,7 +48,7 @@ struct Verdict {
 };
 Verdict judge(std::span<const RankState> states, int own, bool other_hosts, int64_t now, int64_t stale);
 
-// " in step 17, after collective 'gradients' of data group 0": where this rank is; before the first step "".
+// " in step 17, last in collective 'gradients' of data group 0": where this rank is; before the first step "".
 std::string whereabouts();
 
 }  // namespace notellm

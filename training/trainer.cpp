@@ -243,13 +243,11 @@ std::optional<fs::path> checkpoint_to_resume(const RunConfig& config, const std:
 
 TrainingEnd train(const RunConfig& config, const std::string& resume, Communicator& ranks) {
   set_watchdog(config.train.watchdog_seconds);
-  ranks.require_equal("configuration", "the configuration", print_run_config(config) + resume);
+  ranks.require_equal("configuration", "configuration", print_run_config(config) + resume);
   const Shards shards = read_shards(config.data.shards);
-  ranks.require_equal(
-      "shards", "the shards in " + config.data.shards,
-      fmt::format("{} {} {}", shards.notes.tokenizer_digest, shards.notes.size(), shards.pairs.train.size()));
+  ranks.require_equal("shards", "set of shards in " + config.data.shards, read_shard_set(config.data.shards).id);
   const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);
-  ranks.require_equal("checkpoint", "the checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
+  ranks.require_equal("checkpoint", "checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
   Mesh mesh(ranks, config.parallel.tensor);
   Trainer trainer(config, mesh, shards);
   if (checkpoint)
