@@ -68,8 +68,8 @@ std::string run_table(const PlanReport& r) {
   table.row({"a step", fmt::format("{} pairs, {}", format_count(r.config.train.pairs_per_step),
                                    r.config.precision == Precision::bf16 ? "bf16" : "fp32")});
   if (r.cluster)
-    table.row({"ranks", fmt::format("{} of {} × {} {}", format_count(r.ranks), format_count(r.cluster->nodes),
-                                    r.cluster->gpus_per_node, r.cluster->gpu.name)});
+    table.row({"ranks", fmt::format("{} {}, {} a node", format_count(r.ranks), r.cluster->gpu.name,
+                                    r.cluster->gpus_per_node)});
   else
     table.row({"ranks", fmt::format("{}, CPU", format_count(r.ranks))});
   return table.text();
@@ -178,8 +178,9 @@ std::string PlanReport::text() const {
   const int data_ranks = ranks / config.parallel.tensor;
   for (const std::string& problem : problems) text += fmt::format("\ncannot run so: {}\n", problem);
   if (plan) {
-    text += fmt::format("\nthe configuration's own way: {}, {} micro-batches\n",
-                        mesh_text(config.parallel, data_ranks), plan->sizes.count());
+    text += fmt::format("\nthe configuration's own way: {}{}\n",
+                        mesh_text(config.parallel, data_ranks),
+                        plan->sizes.count() == 1 ? "" : fmt::format(", {} micro-batches", plan->sizes.count()));
     if (config.train.pairs_per_step % data_ranks != 0)
       text += fmt::format("  {} pairs do not divide by {}: some tensor groups wait for those with one more\n",
                           config.train.pairs_per_step, data_ranks);
