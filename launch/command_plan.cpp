@@ -49,11 +49,8 @@ PlanReport make_report(const Options& options, RunConfig config, int ranks) {
   report.problems = problems_of(config, report.ranks);
   report.config = config;
   const int tensor = config.parallel.tensor;
-  if (report.problems.empty()) {
-    // The last of a tensor group has most notes.
-    const MeshPlace place{.data_ranks = report.ranks / tensor, .tensor_ranks = tensor, .tensor_rank = tensor - 1};
-    report.plan = make_plan(config, report.notes, place);
-  }
+  if (report.problems.empty())
+    report.plan = make_plan(config, report.notes, fullest_place(report.ranks / tensor, tensor));
   if (!report.cluster) return report;
   if (report.plan) report.prediction = predict(config, report.notes, *report.plan, *report.cluster);
   report.search = search_plans(config, report.notes, *report.cluster, report.ranks);
@@ -77,7 +74,8 @@ void add_plan(CLI::App& app, Action& chosen) {
   command->add_option("--cluster", options->cluster, "YAML file of the machines (configs/clusters); default: CPU ranks")
       ->type_name("FILE");
   command
-      ->add_option("--ranks", options->ranks, "ranks to plan for; default: the cluster's GPUs, or the ranks that run this")
+      ->add_option("--ranks", options->ranks,
+                   "ranks to plan for; default: the cluster's GPUs, or the ranks that run this")
       ->type_name("N")
       ->check(CLI::Range(1, 4096).description(""));
   command->add_option("--best", options->best, "how many of the best ways to show")

@@ -62,14 +62,15 @@ std::string run_table(const PlanReport& r) {
   table.row({"model", fmt::format("{} parameters: {} layers, dim {}, {} heads ({} kv), ffn {}, vocabulary {}",
                                   format_count(parameter_count(m, r.notes.vocabulary)), m.layers, m.dim, m.heads,
                                   m.kv_heads, m.ffn, format_count(r.notes.vocabulary))});
-  table.row({"notes", fmt::format("{}: {:.1f} tokens each ({:.1f} without shared beginnings), {:.1f} labels, longest {}",
-                                  r.notes_from, per_note(r.notes.shared.tokens), per_note(r.notes.unshared.tokens),
-                                  per_note(r.notes.shared.labels), r.notes.longest.tokens)});
+  table.row(
+      {"notes", fmt::format("{}: {:.1f} tokens each ({:.1f} without shared beginnings), {:.1f} labels, longest {}",
+                            r.notes_from, per_note(r.notes.shared.tokens), per_note(r.notes.unshared.tokens),
+                            per_note(r.notes.shared.labels), r.notes.longest.tokens)});
   table.row({"a step", fmt::format("{} pairs, {}", format_count(r.config.train.pairs_per_step),
                                    r.config.precision == Precision::bf16 ? "bf16" : "fp32")});
   if (r.cluster)
-    table.row({"ranks", fmt::format("{} {}, {} a node", format_count(r.ranks), r.cluster->gpu.name,
-                                    r.cluster->gpus_per_node)});
+    table.row({"ranks",
+               fmt::format("{} {}, {} a node", format_count(r.ranks), r.cluster->gpu.name, r.cluster->gpus_per_node)});
   else
     table.row({"ranks", fmt::format("{}, CPU", format_count(r.ranks))});
   return table.text();
@@ -178,8 +179,7 @@ std::string PlanReport::text() const {
   const int data_ranks = ranks / config.parallel.tensor;
   for (const std::string& problem : problems) text += fmt::format("\ncannot run so: {}\n", problem);
   if (plan) {
-    text += fmt::format("\nthe configuration's own way: {}{}\n",
-                        mesh_text(config.parallel, data_ranks),
+    text += fmt::format("\nthe configuration's own way: {}{}\n", mesh_text(config.parallel, data_ranks),
                         plan->sizes.count() == 1 ? "" : fmt::format(", {} micro-batches", plan->sizes.count()));
     if (config.train.pairs_per_step % data_ranks != 0)
       text += fmt::format("  {} pairs do not divide by {}: some tensor groups wait for those with one more\n",
