@@ -1,14 +1,19 @@
 #include "runtime/mesh.h"
 
 namespace notellm {
-namespace {
 
-int checked(const Communicator& world, int tensor) {
-  if (world.size() % tensor != 0)
+void check_mesh(int ranks, int tensor) {
+  if (ranks % tensor != 0)
     fail(
         ErrorKind::usage,
         "{} ranks do not divide into tensor groups of parallel.tensor {}: start {} or {} ranks, or set it to a divisor",
-        world.size(), tensor, std::max(1, world.size() / tensor) * tensor, (world.size() / tensor + 1) * tensor);
+        ranks, tensor, std::max(1, ranks / tensor) * tensor, (ranks / tensor + 1) * tensor);
+}
+
+namespace {
+
+int checked(const Communicator& world, int tensor) {
+  check_mesh(world.size(), tensor);
   return tensor;
 }
 

@@ -18,8 +18,11 @@ struct MeshPlace {
   int rank() const { return data_rank * tensor_ranks + tensor_rank; }
 };
 
+// Throws Error(usage): the number of ranks is not a multiple of parallel.tensor.
+void check_mesh(int ranks, int tensor);
+
 struct Mesh {
-  // Itself a collective of all ranks. Throws Error(usage): the number of ranks is not a multiple of `tensor`.
+  // Itself a collective of all ranks. Throws as check_mesh does.
   Mesh(Communicator& world, int tensor);
 
   MeshPlace place() const { return {data.size(), tensor.size(), data.rank(), tensor.rank()}; }

@@ -60,9 +60,9 @@ double collective_seconds(const GroupLinks& group, const Traffic::Item& item) {
   const bool both = item.kind == CollectiveKind::all_reduce;
   const int way = both ? 2 : 1, calls_steps = way * (group.ranks - 1), over_network = way * (group.nodes - 1);
   const auto calls = static_cast<double>(item.calls), bytes = static_cast<double>(item.bytes);
-  const double ring = calls * ((calls_steps - over_network) * group.latency_in_node +
-                               over_network * group.latency_of_network) +
-                      bytes / group.bytes_per_second;
+  const double ring =
+      calls * ((calls_steps - over_network) * group.latency_in_node + over_network * group.latency_of_network) +
+      bytes / group.bytes_per_second;
   if (!both) return ring;
   const double in_node = std::ceil(double(group.ranks) / group.nodes);
   const double latency = 2 * ((in_node - 1) * group.latency_in_node +

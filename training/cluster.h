@@ -32,7 +32,7 @@ struct AttainableConfig {
 struct ClusterConfig {
   int nodes = 1, gpus_per_node = 8;
   GpuConfig gpu;
-  LinkConfig nvlink{450, 3.4};    // of a GPU, to the others of its node
+  LinkConfig nvlink{450, 3.4};   // of a GPU, to the others of its node
   LinkConfig network{400, 9.6};  // of a node, to the others
   AttainableConfig attainable;
   void fields(Fields& f);
@@ -46,16 +46,17 @@ ClusterConfig read_cluster(const std::string& path);
 // A group of ranks as its collectives see the cluster.
 struct GroupLinks {
   int ranks = 1, nodes = 1;
-  double bytes_per_second = 0;                    // of a ring through all of them, per rank
+  double bytes_per_second = 0;                         // of a ring through all of them, per rank
   double latency_in_node = 0, latency_of_network = 0;  // seconds of one step
 };
-// Ranks of a group are `stride` apart. Ranks fill nodes one after the other; groups side by side share a node's network.
+// Ranks of a group are `stride` apart. Ranks fill nodes one after the other; groups side by side share a node's
+// network.
 GroupLinks group_links(const ClusterConfig& cluster, int ranks, int stride);
 
 // Seconds of collectives that send so many bytes from each rank. Gathers and reduce-scatters go round a ring: n − 1
 // steps, of which nodes − 1 are over the network, and (n − 1)/n of all bytes. An all-reduce is both, or, where that is
-// faster, goes up and down a tree: 2·(ranks of a node − 1) steps in a node and 2·log2(nodes) over the network, and twice
-// all bytes. (The same steps as in NCCL's own model, src/graph/tuning.cc.)
+// faster, goes up and down a tree: 2·(ranks of a node − 1) steps in a node and 2·log2(nodes) over the network, and
+// twice all bytes. (The same steps as in NCCL's own model, src/graph/tuning.cc.)
 double collective_seconds(const GroupLinks& group, const Traffic::Item& item);
 double collective_seconds(const GroupLinks& group, const Traffic& traffic);  // one after the other
 

@@ -50,8 +50,8 @@ NoteStatistics note_statistics(const RunConfig& config, const NoteTable& notes, 
   pack(notes, examples, config.train.share_prefix, batch);
   statistics.shared = count(batch);
   for (const Segment& segment : batch.segments) {
-    const bool is_prefix = std::ranges::none_of(
-        batch.note_rows, [&](int32_t row) { return segment.begin <= row && row < segment.end; });
+    const bool is_prefix =
+        std::ranges::none_of(batch.note_rows, [&](int32_t row) { return segment.begin <= row && row < segment.end; });
     if (!is_prefix) continue;
     const int64_t tokens = segment.end - segment.begin;
     ++statistics.prefixes;

@@ -28,6 +28,11 @@ struct Plan {
   int64_t layer_elements = 0, other_elements = 0, own_elements = 0;
 };
 
+// The rank that has most to do: the last of a tensor group has most rows of InfoNCE.
+constexpr MeshPlace fullest_place(int data_ranks, int tensor_ranks) {
+  return {.data_ranks = data_ranks, .tensor_ranks = tensor_ranks, .tensor_rank = tensor_ranks - 1};
+}
+
 // Of one rank of the mesh. config: with the parallel section and train.micro_batch_pairs to plan for. Throws
 // Error(usage), as a run does: sizes that do not divide, fewer pairs than tensor groups.
 Plan make_plan(const RunConfig& config, const NoteStatistics& notes, MeshPlace place);

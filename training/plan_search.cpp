@@ -30,7 +30,7 @@ PlanSearch search_plans(const RunConfig& config, const NoteStatistics& notes, co
   const auto room = static_cast<int64_t>((cluster.gpu.memory_gib - cluster.gpu.reserved_gib) * gib);
   PlanSearch search;
   const auto consider = [&](const RunConfig& c, int data_ranks) {
-    const MeshPlace place{.data_ranks = data_ranks, .tensor_ranks = c.parallel.tensor};
+    const MeshPlace place = fullest_place(data_ranks, c.parallel.tensor);
     const MemoryPlan memory = plan_memory(c, notes, place);
     ++search.tried;
     search.smallest = search.tried == 1 ? memory.total() : std::min(search.smallest, memory.total());
@@ -39,8 +39,8 @@ PlanSearch search_plans(const RunConfig& config, const NoteStatistics& notes, co
       return;
     }
     const Plan plan = make_plan(c, notes, place);
-    search.choices.push_back({c.parallel, data_ranks, c.train.micro_batch_pairs,
-                              static_cast<int>(plan.sizes.count()), memory, predict(c, notes, plan, cluster)});
+    search.choices.push_back({c.parallel, data_ranks, c.train.micro_batch_pairs, static_cast<int>(plan.sizes.count()),
+                              memory, predict(c, notes, plan, cluster)});
   };
   RunConfig c = config;
   for (int tensor = 1; tensor <= std::min(64, ranks); tensor *= 2) {

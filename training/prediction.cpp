@@ -8,8 +8,8 @@ namespace {
 constexpr double floats = 4;
 // AdamW and the sum of squares before it: gradient twice, weight and moments read and written.
 constexpr double optimizer_bytes = 2 * 4 + 3 * 8;
-// A tile of f32 logits: written, read twice by cross entropy, which writes its gradient in the products' type, which two
-// products read.
+// A tile of f32 logits: written, read twice by cross entropy, which writes its gradient in the products' type, which
+// two products read.
 constexpr double logit_floats = 3, logit_gradients = 3;
 
 // What one rank computes and exchanges.

@@ -1,7 +1,7 @@
 // How long a planned step will probably take on a cluster: a roofline of the computation, and a model of the network.
 //
-// A prediction, not a measurement. It leaves out: the host, launches, ranks that wait for slower ones, caches, and links
-// that two collectives use at once.
+// A prediction, not a measurement. It leaves out: the host, launches, ranks that wait for slower ones, caches, and
+// links that two collectives use at once.
 //     a pass of products     max(operations / attainable speed, bytes / attainable memory speed)
 //     attention              its operations at its own attainable share
 //     norms, RoPE, SwiGLU    bytes / attainable memory speed
@@ -35,8 +35,8 @@ Prediction predict(const RunConfig& config, const NoteStatistics& notes, const P
                    const ClusterConfig& cluster);
 
 // Elements that a layer's ops which are no products read and write for each token, over all ranks of a tensor group:
-// what their headers say. Forward: two norms with a residual (x, delta in; x, y out), RoPE on q and k, SwiGLU. Backward:
-// the norms' results again (x in, y out), their gradients (dy, x, dx in; dx out), RoPE, SwiGLU's gradient.
+// what their headers say. Forward: two norms with a residual (x, delta in; x, y out), RoPE on q and k, SwiGLU.
+// Backward: the norms' results again (x in, y out), their gradients (dy, x, dx in; dx out), RoPE, SwiGLU's gradient.
 double memory_op_elements(const ModelConfig& config, bool backward);
 
 }  // namespace notellm

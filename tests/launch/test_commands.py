@@ -18,8 +18,8 @@ import tempfile
 import unittest
 
 NOTELLM, MPIEXEC = sys.argv[1:3]
-COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "inspect",
-            "doctor"]
+COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "plan",
+            "inspect", "doctor"]
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = {
@@ -114,7 +114,7 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as name:
             config = pathlib.Path(name, "run.yaml")
             config.write_text("train: {stepz: 3}\n", encoding="utf-8")
-            for command in ("prepare", "train", "evaluate", "neighbors", "bench step"):
+            for command in ("prepare", "train", "evaluate", "neighbors", "bench step", "plan"):
                 with self.subTest(command):
                     self.expect([*command.split(), str(config)], 2, "stepz", "steps", str(config))
             self.expect(["train", str(pathlib.Path(name, "none.yaml"))], 4, "none.yaml")

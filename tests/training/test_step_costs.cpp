@@ -1,8 +1,11 @@
 // What a step is said to take and send against what it takes and sends, on every mesh that the ranks of mpirun make.
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "losses/contrastive.h"
 #include "tests/support/tiny_notes.h"
+#include "training/plan.h"
 #include "training/step.h"
 #include "training/step_costs.h"
 
@@ -109,9 +112,9 @@ void for_all(int ranks, const Check& check) {
             c.train.micro_batch_pairs = micro_batch;
             c.precision = precision;
             c.model.tied_head = micro_batch == 0;
-            SCOPED_TRACE(fmt::format("{} ranks, tensor {}, sharding {}, recompute {}, micro-batches of {}, precision {}",
-                                     ranks, tensor, static_cast<int>(sharding), static_cast<int>(recompute),
-                                     micro_batch, static_cast<int>(precision)));
+            SCOPED_TRACE(fmt::format(
+                "{} ranks, tensor {}, sharding {}, recompute {}, micro-batches of {}, precision {}", ranks, tensor,
+                static_cast<int>(sharding), static_cast<int>(recompute), micro_batch, static_cast<int>(precision)));
             check(c);
           }
 }
@@ -142,8 +145,8 @@ TEST(StepCosts, StateTakesWhatLayoutAndShardsSay) {
   });
 }
 
-// Asked with the sizes of the largest micro-batch. What the bound has too much: each of the maxima that it is made of is
-// over micro-batches whose tokens, rows and labels may not be largest together, and ranks' shares are rounded up.
+// Asked with the sizes of the largest micro-batch. What the bound has too much: each of the maxima that it is made of
+// is over micro-batches whose tokens, rows and labels may not be largest together, and ranks' shares are rounded up.
 TEST(StepCosts, ArenaIsACloseBound) {
   Communicator world = Communicator::world();
   for_all(world.size(), [&](const RunConfig& c) {
@@ -156,8 +159,8 @@ TEST(StepCosts, ArenaIsACloseBound) {
       sizes.hidden_rows = std::max(sizes.hidden_rows, batch.read_rows);
       sizes.labels = std::max(sizes.labels, batch.labels);
       sizes.own_labels += batch.labels;
-      sizes.attention_floats =
-          std::max(sizes.attention_floats, batch.unshared_tokens * config_of_part(c.model, place.tensor_ranks).kv_dim());
+      sizes.attention_floats = std::max(sizes.attention_floats,
+                                        batch.unshared_tokens * config_of_part(c.model, place.tensor_ranks).kv_dim());
     }
     sizes.part_notes = 2 * ceil_div(sizes.notes / 2, place.tensor_ranks);
     sizes.own_notes = s.sizes.own_notes;
@@ -165,6 +168,42 @@ TEST(StepCosts, ArenaIsACloseBound) {
     EXPECT_LE(s.step.arena().peak_bytes(), bound);
     EXPECT_GE(s.step.arena().peak_bytes(), 0.7 * bound);
   });
+}
+
+// From the note table alone: what the buffers of state and arena really take.
+TEST(StepCosts, APlansMemoryIsThatOfARun) {
+  Communicator world = Communicator::world();
+  for_all(world.size(), [&](const RunConfig& c) {
+    const Step s(c, world);
+    const MemoryPlan plan = plan_memory(c, note_statistics(c, s.data.notes, s.data.pairs), s.mesh.place());
+    EXPECT_EQ(plan.total(), s.state.optimizer.memory_bytes() + s.state.weights.memory_bytes() +
+                                s.state.gradients.memory_bytes() + s.step.arena().capacity_bytes());
+    EXPECT_LE(s.step.arena().peak_bytes(), plan.step.arena());
+  });
+}
+
+// Work and memory of a rank's rows fall as 1/n, gathered vectors aside. 512 rows on n ranks: what each takes beyond the
+// vectors of all and their gradients, and one tile of similarities (128 × 256) for its thread, is so many bytes a row.
+TEST(StepCosts, InfonceFallsAsTheRanksGrow) {
+  Communicator world = Communicator::world();
+  const int64_t all = 512, d = 32, own = all / world.size();
+  std::vector<int64_t> ids(all);
+  std::iota(ids.begin(), ids.end(), 0);
+  const std::vector<int64_t> rows_of(static_cast<size_t>(world.size()), own);
+  Buffer memory(2 * own * d * 4);
+  const Tensor both = memory.tensor(DType::f32, {2 * own, d}), z = both.slice(0, own), dz = both.slice(own, 2 * own);
+  for (int64_t i = 0; i < own; ++i) z.as<float>()[i * d + i % d] = 1;
+  Stream stream;
+  Arena arena(1 << 24);
+  Contrastive contrastive(true, ContrastiveGradient::exact, world.size());
+  contrastive.run(stream, world, {ids, {}, rows_of}, z, 1, 1, dz, arena);
+  const int64_t gathered = 2 * all * d * 4, tile = 128 * 256 * 4;
+  // A row: its gradient as a column, log-sum-exp (f64), positive and similarity. A tile of 128 rows: a sum in f64.
+  // Eight tensors are rounded up to 64 bytes.
+  const int64_t of_rows = own * (d * 4 + 8 + 2 * 4) + (own + 127) / 128 * 8;
+  EXPECT_GE(arena.peak_bytes() - gathered - tile, of_rows);
+  EXPECT_LE(arena.peak_bytes() - gathered - tile, of_rows + 8 * 64);
+  EXPECT_EQ(infonce_flops(own, all, d).total() * world.size(), infonce_flops(all, all, d).total());
 }
 
 }  // namespace
