@@ -29,7 +29,7 @@ endif()
 
 # Machine code for A100 and H100, and the PTX of both, from which newer GPUs, and the tests without a GPU, start.
 set(CMAKE_CUDA_COMPILER ${NOTELLM_NVCC})
-set(CMAKE_CUDA_ARCHITECTURES 80 90)
+set(CMAKE_CUDA_ARCHITECTURES 80 90 CACHE STRING "What the CUDA sources are compiled for")
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 enable_language(CUDA)
 set(NOTELLM_CUDA_BUILT TRUE CACHE INTERNAL "")

@@ -47,8 +47,9 @@ void token_loss(Stream& stream, Communicator& tensor, Tensor hidden, Tensor plac
   });
 }
 
-int64_t token_loss_arena_bytes(Device device, DType compute, int64_t dim, int64_t vocabulary, int tensor_ranks) {
-  const int64_t size = size_of(compute), rows = logit_rows(device, vocabulary), alignment = 5 * 64;
+int64_t token_loss_arena_bytes(Device device, DType compute, int64_t dim, int64_t vocabulary, int tensor_ranks,
+                               int64_t labels) {
+  const int64_t size = size_of(compute), rows = std::min(labels, logit_rows(device, vocabulary)), alignment = 5 * 64;
   return rows * (2 * dim * size + vocabulary * (4 + (compute == DType::f32 ? 0 : size)) + tensor_ranks * 12) +
          alignment;
 }

@@ -24,7 +24,8 @@ namespace notellm {
 // d_hidden gets the rank's share of a sum. vocabulary_in_use is that of all parts. All ranks call it together.
 void token_loss(Stream& stream, Communicator& tensor, Tensor hidden, Tensor places, Tensor labels, Tensor head,
                 int64_t vocabulary_in_use, double scale, Tensor d_hidden, Tensor d_head, Tensor loss, Arena& arena);
-// Bytes of arena that it uses at most; vocabulary: of the part.
-int64_t token_loss_arena_bytes(Device device, DType compute, int64_t dim, int64_t vocabulary, int tensor_ranks);
+// Bytes of arena that it uses at most for so many labels; vocabulary: of the part.
+int64_t token_loss_arena_bytes(Device device, DType compute, int64_t dim, int64_t vocabulary, int tensor_ranks,
+                               int64_t labels);
 
 }  // namespace notellm

@@ -245,26 +245,8 @@ int64_t Transformer::cudnn_workspace(int64_t sequences, int64_t longest) {
 }
 
 int64_t Transformer::arena_bytes(int64_t tokens, int64_t hidden_rows, bool keep) const {
-  const ModelConfig& c = config_;
-  const int64_t n = tokens, r = hidden_rows, size = size_of(compute_), floats = 4;
-  const int64_t ranks = share_.part().count, tile = std::min(n, tile_rows_of(device_));
-  const auto own_rows = [&](int64_t rows) { return rows / ranks + 1; };  // of whichever rank
-  const auto work = [&](int64_t rows) {
-    return rows * ((2 * c.q_dim() + 2 * c.ffn) * size + c.heads * floats) + n * c.kv_dim() * size +
-           own_rows(rows) * (c.dim * size + floats);
-  };
-  const auto input = [&] { return own_rows(n) * (c.dim * size + floats); };
-  const int64_t layers = c.layers, kept = keep && !recompute_ ? layers - 1 : std::min<int64_t>(1, layers - 1);
-  int64_t bytes = r * c.dim * size + kept * work(n) + work(r) + (keep ? layers : 1) * input() +
-                  own_rows(r) * 2 * (c.dim * size + floats);
-  if (keep) {  // backward
-    bytes += (own_rows(n) + own_rows(r)) * c.dim * size + n * (2 * c.q_dim() + c.kv_dim()) * size;
-    bytes += rms_norm_backward_workspace(tile, c.dim) * floats;
-    if (ranks > 1) bytes += n * c.dim * size;  // of the embedding's gradient
-  }
-  bytes += tile * (c.ffn + (ranks > 1 ? 5 : 3) * c.dim) * size;  // scratch of a tile
-  const int64_t allocations = 16 * layers + 48;
-  return bytes + allocations * 64;
+  const TransformerMemory memory = transformer_memory(shape(), {tokens, hidden_rows}, keep, 0);
+  return memory.kept + std::max(memory.forward, memory.backward);
 }
 
 }  // namespace notellm

@@ -21,6 +21,7 @@
 #include "model/model_input.h"
 #include "model/parameters.h"
 #include "model/row_share.h"
+#include "model/transformer_costs.h"
 #include "runtime/device.h"
 #include "runtime/memory.h"
 
@@ -76,6 +77,7 @@ class Transformer {
   DType compute() const { return compute_; }
   const ModelConfig& config() const { return config_; }  // the rank's part
   TensorPart part() const { return share_.part(); }
+  TransformerShape shape() const { return {config_, compute_, device_, recompute_, part()}; }
   Communicator& tensor() { return tensor_; }
 
  private:

@@ -41,6 +41,11 @@ void check_rows(const char* name, int rank, int size, const Tensor& mine, std::s
   NOTELLM_CHECK(mine.size() == 0 || (mine.cols() == all.cols() && mine.dtype == all.dtype), "{}: {} against {}", name,
                 describe(mine), describe(all));
 }
+
+// An all-reduce's elements are shared out evenly: those of the ranks before `rank`.
+int64_t part_begin(int64_t elements, int rank, int ranks) {
+  return elements / ranks * rank + std::min<int64_t>(rank, elements % ranks);
+}
 }  // namespace
 
 Communicator::Communicator(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -64,6 +69,7 @@ Communicator Communicator::split(const char* group, int color) const {
   const WatchedCollective watched(group, state_->group);
   auto state = std::make_unique<State>();
   state->mpi = state_->mpi;
+  state->bytes_sent = state_->bytes_sent;
   state->group = fmt::format("{} {}", group, color);
   if (state_->group != State().group) state->group += " of " + state_->group;
   state_->check(MPI_Comm_split(state_->comm, color, rank(), &state->comm), group);
@@ -76,12 +82,12 @@ int Communicator::size() const { return state_->size; }
 int Communicator::local_rank() const { return state_->local_rank; }
 int Communicator::local_size() const { return state_->local_size; }
 bool Communicator::on_shared_memory() const { return state_->host != nullptr; }
-const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return state_->bytes_sent; }
+const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return *state_->bytes_sent; }
 
 void Communicator::all_reduce_sum(const char* name, Tensor t) {
   const WatchedCollective watched(name, state_->group);
   std::vector<int64_t> begins;
-  for (int r = 0; r <= size(); ++r) begins.push_back(state_->part_begin(t.size(), r));
+  for (int r = 0; r <= size(); ++r) begins.push_back(part_begin(t.size(), r, size()));
   char* data = static_cast<char*>(t.data);
   char* mine = data + begins[rank()] * size_of(t.dtype);
   state_->reduce_blocks(name, data, begins, t.dtype, mine);
@@ -190,6 +196,12 @@ void Communicator::barrier(const char* name) {
   if (size() > 1) state_->check(MPI_Barrier(state_->comm), name);
 }
 
+std::string Communicator::first_text(const char* name, const std::string& text) {
+  const std::vector<int64_t> lengths = all_gather(name, static_cast<int64_t>(text.size()));
+  const auto first = std::ranges::find_if(lengths, [](int64_t length) { return length > 0; });
+  return first == lengths.end() ? "" : broadcast(name, text, static_cast<int>(first - lengths.begin()));
+}
+
 void Communicator::require_equal(const char* name, const std::string& what, const std::string& text) {
   const std::vector<int64_t> hashes = all_gather(name, static_cast<int64_t>(hash64(text)));
   const auto other = std::ranges::find_if(hashes, [&](int64_t hash) { return hash != hashes[0]; });
@@ -206,6 +218,11 @@ std::string describe_difference(int rank, const std::string& what, const std::st
   const auto line = [begin](const std::string& s) { return s.substr(begin, s.find('\n', begin) - begin); };
   return fmt::format("rank {} has another {} than rank 0: '{}', not '{}'; give all ranks the same", rank, what,
                      line(text), line(first));
+}
+
+int64_t all_reduce_bytes(int64_t elements, int64_t element_bytes, int rank, int ranks) {
+  const int64_t own = part_begin(elements, rank + 1, ranks) - part_begin(elements, rank, ranks);
+  return (elements - own + own * (ranks - 1)) * element_bytes;
 }
 
 void Communicator::abort(int exit_code) {

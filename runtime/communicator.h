@@ -71,10 +71,13 @@ class Communicator {
   void broadcast(const char* name, Tensor t, int root);
   std::string broadcast(const char* name, const std::string& text, int root);
   void barrier(const char* name);
+  // The text of the first rank whose text is not empty, on all ranks; empty when all are. What failed on any of them.
+  std::string first_text(const char* name, const std::string& text);
   // Throws Error(peer) on all ranks, naming the first rank that differs, unless all have the same text.
   void require_equal(const char* name, const std::string& what, const std::string& text);
 
   // Bytes that left this rank so far, by the collective's name: what a gather or a reduce-scatter cannot do with fewer.
+  // Those of this group and of all groups split from it, which share one count.
   const std::map<std::string, int64_t>& bytes_sent() const;
 
   // Ends all ranks, prints nothing, never returns.
@@ -86,6 +89,10 @@ class Communicator {
   explicit Communicator(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// What bytes_sent() counts of an all-reduce of so many elements: each rank sums its part of them, for which the others
+// send it theirs, and sends the sum to all.
+int64_t all_reduce_bytes(int64_t elements, int64_t element_bytes, int rank, int ranks);
 
 // "rank 3 has another configuration than rank 0: 'seed: 2', not 'seed: 1'; give all ranks the same": the first lines in
 // which the texts of the two part.

@@ -38,7 +38,8 @@ struct Communicator::State {
   int world_rank = 0;                  // what messages call this rank
   std::string group = "all ranks";     // what messages call these ranks
   std::unique_ptr<HostExchange> host;  // where all of them are on one host
-  std::map<std::string, int64_t> bytes_sent;
+  // One count of a communicator and the groups split from it.
+  std::shared_ptr<std::map<std::string, int64_t>> bytes_sent = std::make_shared<std::map<std::string, int64_t>>();
   std::vector<char> scratch;
   std::shared_ptr<gpu::Nccl> nccl;  // from the first collective of device memory on
 
@@ -50,20 +51,14 @@ struct Communicator::State {
   void check(int code, const char* name) const;
   // To each other rank so many bytes; of a reduce-scatter, its rows.
   void count(const char* name, int64_t bytes) {
-    if (size > 1) bytes_sent[name] += bytes * (size - 1);
+    if (size > 1) (*bytes_sent)[name] += bytes * (size - 1);
   }
   void count_reduce_scatter(const char* name, const Tensor& all, const Tensor& mine) {
-    if (size > 1) bytes_sent[name] += all.bytes() - mine.bytes();
+    if (size > 1) (*bytes_sent)[name] += all.bytes() - mine.bytes();
   }
   void count_all_reduce(const char* name, const Tensor& t) {
-    const int64_t own = own_part(t.size()) * size_of(t.dtype);
-    if (size > 1) bytes_sent[name] += t.bytes() - own + own * (size - 1);
+    if (size > 1) (*bytes_sent)[name] += all_reduce_bytes(t.size(), size_of(t.dtype), rank, size);
   }
-  // An all-reduce's elements are shared out evenly: those of the ranks before `r`.
-  int64_t part_begin(int64_t elements, int r) const {
-    return elements / size * r + std::min<int64_t>(r, elements % size);
-  }
-  int64_t own_part(int64_t elements) const { return part_begin(elements, rank + 1) - part_begin(elements, rank); }
   void exchange(const char* name, const std::vector<Part>& sends, const std::vector<Part>& receives) const;
   void finish(const char* name, std::vector<MPI_Request>& requests, const std::vector<int>& expected) const;
   void gather_blocks(const char* name, const char* mine, const std::vector<int64_t>& begins, int64_t unit,

@@ -1,14 +1,19 @@
 #include "runtime/mesh.h"
 
 namespace notellm {
+
+void check_mesh(int ranks, int tensor) {
+  const int below = ranks / tensor * tensor, above = below + tensor;
+  if (ranks != below)
+    fail(ErrorKind::usage,
+         "{} ranks do not divide into tensor groups of parallel.tensor {}: start {}{} ranks, or set it to a divisor",
+         ranks, tensor, below == 0 ? "" : fmt::format("{} or ", below), above);
+}
+
 namespace {
 
 int checked(const Communicator& world, int tensor) {
-  const int below = world.size() / tensor * tensor, above = below + tensor;
-  if (world.size() != below)
-    fail(ErrorKind::usage,
-         "{} ranks do not divide into tensor groups of parallel.tensor {}: start {}{} ranks, or set it to a divisor",
-         world.size(), tensor, below == 0 ? "" : fmt::format("{} or ", below), above);
+  check_mesh(world.size(), tensor);
   return tensor;
 }
 

@@ -10,9 +10,23 @@
 
 namespace notellm {
 
+// A rank's place in a mesh, also in one that is not there.
+struct MeshPlace {
+  int data_ranks = 1, tensor_ranks = 1;
+  int data_rank = 0, tensor_rank = 0;
+
+  int ranks() const { return data_ranks * tensor_ranks; }
+  int rank() const { return data_rank * tensor_ranks + tensor_rank; }
+};
+
+// Throws Error(usage): the number of ranks is not a multiple of parallel.tensor.
+void check_mesh(int ranks, int tensor);
+
 struct Mesh {
-  // Itself a collective of all ranks. Throws Error(usage): the number of ranks is not a multiple of `tensor`.
+  // Itself a collective of all ranks. Throws as check_mesh does.
   Mesh(Communicator& world, int tensor);
+
+  MeshPlace place() const { return {data.size(), tensor.size(), data.rank(), tensor.rank()}; }
 
   Communicator& world;
   Communicator data, tensor;

@@ -41,6 +41,9 @@ void TrainConfig::fields(Fields& f) {
   f.add("checkpoint_every", "steps between checkpoints (one is always written at the end)", checkpoint_every,
         at_least(1));
   f.add("keep_checkpoints", "how many of the newest checkpoints stay", keep_checkpoints, at_least(1));
+  f.add("keep_every", "checkpoints of steps that are multiples of this stay too, 0: none", keep_every, at_least(0));
+  f.add("most_failed_checkpoints", "stop after so many checkpoints in a row that could not be written",
+        most_failed_checkpoints, at_least(1));
   f.add("evaluate_every", "steps between evaluations on a sample, 0: none", evaluate_every, at_least(0));
   f.add("evaluate_pairs", "test pairs of that sample", evaluate_pairs, at_least(1));
   f.add("most_skipped_steps", "stop after so many steps in a row with NaN or Inf", most_skipped_steps, at_least(1));

@@ -49,6 +49,8 @@ struct TrainConfig {
   int log_every = 10;
   int checkpoint_every = 200;
   int keep_checkpoints = 3;
+  int keep_every = 0;
+  int most_failed_checkpoints = 3;
   int evaluate_every = 0;
   int evaluate_pairs = 1000;
   int most_skipped_steps = 10;

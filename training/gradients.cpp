@@ -3,20 +3,30 @@
 namespace notellm {
 namespace {
 
-int64_t elements(const ParameterLayout& layout, bool layers_come_and_go, int held) {
-  if (!layers_come_and_go) return layout.size();
+struct Elements {
+  int64_t whole, layer_shards;
+};
+// `held`: layers that are there at once where they come and go.
+Elements elements_of(const ParameterLayout& layout, const ShardMap& shards, int held) {
+  if (shards.sharding() < Sharding::gradients) return {layout.size(), 0};
   const auto& buckets = layout.buckets();
-  return buckets.front().size() + held * buckets[1].size() + buckets.back().size();
+  return {buckets.front().size() + held * buckets[1].size() + buckets.back().size(), shards.size()};
 }
 
 }  // namespace
+
+int64_t Gradients::memory_bytes(const ParameterLayout& layout, const ShardMap& shards) {
+  const Elements elements = elements_of(layout, shards, held_layers);
+  return (elements.whole + elements.layer_shards) * size_of(DType::f32);
+}
 
 Gradients::Gradients(const ParameterLayout& layout, const ShardMap& shards, Device device, Mesh& mesh)
     : layout_(layout),
       shards_(shards),
       mesh_(mesh),
-      whole_(elements(layout, layers_come_and_go(), held_layers) * size_of(DType::f32), memory_of(device), "gradients"),
-      layer_shards_(layers_come_and_go() ? shards.size() * size_of(DType::f32) : 0, memory_of(device), "gradients"),
+      whole_(elements_of(layout, shards, held_layers).whole * size_of(DType::f32), memory_of(device), "gradients"),
+      layer_shards_(elements_of(layout, shards, held_layers).layer_shards * size_of(DType::f32), memory_of(device),
+                    "gradients"),
       sums_(device),
       ready_(device),
       done_(device),
@@ -35,7 +45,7 @@ Gradients::Gradients(const ParameterLayout& layout, const ShardMap& shards, Devi
 }
 
 std::vector<Tensor> Gradients::memory_of_buckets() const {
-  const Tensor flat = whole_.tensor(DType::f32, {elements(layout_, layers_come_and_go(), held_layers)});
+  const Tensor flat = whole_.tensor(DType::f32, {elements_of(layout_, shards_, held_layers).whole});
   std::vector<Tensor> memory;
   const auto& buckets = layout_.buckets();
   for (size_t i = 0; i < buckets.size(); ++i) {

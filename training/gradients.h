@@ -18,6 +18,9 @@ class Gradients {
   // The references must live as long as this.
   Gradients(const ParameterLayout& layout, const ShardMap& shards, Device device, Mesh& mesh);
 
+  static int64_t memory_bytes(const ParameterLayout& layout, const ShardMap& shards);
+  int64_t memory_bytes() const { return whole_.bytes() + layer_shards_.bytes(); }
+
   // f32. With sharding: gradients and parameters a layer's are there between begins(layer) and done(layer).
   const Weights& views() const { return *views_; }
   // The rank's, one for each of its pieces: after finish().

@@ -12,7 +12,22 @@ int64_t elements(const ParameterLayout& layout, bool layers_come_and_go, int hel
   return buckets.front().size() + held * buckets[1].size() + buckets.back().size();
 }
 
+struct Bytes {
+  int64_t whole, shards;
+};
+Bytes bytes_of(const ParameterLayout& layout, const ShardMap& shards, DType compute) {
+  if (compute == DType::f32 && !shards.sharded()) return {0, 0};
+  const bool come_and_go = shards.sharding() == Sharding::parameters;
+  return {elements(layout, come_and_go, LayerWindow::held_layers) * size_of(compute),
+          come_and_go && compute != DType::f32 ? shards.size() * size_of(compute) : 0};
+}
+
 }  // namespace
+
+int64_t ModelWeights::memory_bytes(const ParameterLayout& layout, const ShardMap& shards, DType compute) {
+  const Bytes bytes = bytes_of(layout, shards, compute);
+  return bytes.whole + bytes.shards;
+}
 
 ModelWeights::ModelWeights(const ParameterLayout& layout, const ShardMap& shards, Tensor master, DType compute,
                            Device device, Communicator& data)
@@ -21,14 +36,12 @@ ModelWeights::ModelWeights(const ParameterLayout& layout, const ShardMap& shards
       master_(master),
       compute_(compute),
       data_(data),
-      whole_(is_master() ? 0 : elements(layout, layers_come_and_go(), held_layers) * size_of(compute),
-             memory_of(device), "parameters"),
-      shards_memory_(layers_come_and_go() && compute != DType::f32 ? shards.size() * size_of(compute) : 0,
-                     memory_of(device), "parameters"),
+      whole_(bytes_of(layout, shards, compute).whole, memory_of(device), "parameters"),
+      shards_memory_(bytes_of(layout, shards, compute).shards, memory_of(device), "parameters"),
       gathers_(device),
       ready_(device),
-      arrived_{Event(device), Event(device), Event(device)} {
-  held_.fill(-1);
+      arrived_{Event(device), Event(device), Event(device)},
+      window_(static_cast<int>(layout.buckets().size()) - 2) {
   views_.emplace(layout, memory_of_buckets());
   for (size_t i = 0; i < shards.pieces().size(); ++i) {
     const ShardMap::Piece& piece = shards.pieces()[i];
@@ -78,7 +91,7 @@ void ModelWeights::gather(Stream& stream) {
     if (compute_ == DType::f32) copy(stream, master_.slice(piece.at, piece.at + piece.flat.size()), own_place(i));
     gather_bucket(stream, i, own_place(i));
   }
-  held_.fill(-1);
+  window_.forget();
 }
 
 void ModelWeights::refresh() {
@@ -99,20 +112,14 @@ void ModelWeights::fetch(Stream& stream, int layer) {
   gather_bucket(gathers_, bucket,
                 compute_ == DType::f32 ? master_.slice(piece.at, piece.at + piece.flat.size()) : narrow_[bucket]);
   arrived_[layer % held_layers].record(gathers_);
-  held_[layer % held_layers] = layer;
 }
 
 void ModelWeights::begins(Stream& stream, int layer) {
   if (!layers_come_and_go()) return;
-  const int layers = static_cast<int>(views_->layers.size());
-  const auto held = [&](int l) { return held_[l % held_layers] == l; };
-  if (!held(layer)) fetch(stream, layer);
+  const LayerWindow::Fetch fetches = window_.begins(layer);
+  if (fetches.itself) fetch(stream, layer);
   arrived_[layer % held_layers].wait(stream);
-  // A backward pass begins with the layer with which the forward pass ended. A wrong guess costs time only.
-  const bool backward = layer + 1 == last_ || (layer == last_ && layer + 1 == layers);
-  const int next = backward ? layer - 1 : layer + 1;
-  if (next >= 0 && next < layers && !held(next)) fetch(stream, next);
-  last_ = layer;
+  if (fetches.next >= 0) fetch(stream, fetches.next);
 }
 
 }  // namespace notellm

@@ -6,6 +6,7 @@
 
 #include "runtime/communicator.h"
 #include "runtime/memory.h"
+#include "training/layer_window.h"
 #include "training/sharding.h"
 
 namespace notellm {
@@ -16,6 +17,10 @@ class ModelWeights {
   // share the shards. The references must live as long as this.
   ModelWeights(const ParameterLayout& layout, const ShardMap& shards, Tensor master, DType compute, Device device,
                Communicator& data);
+
+  // In f32 without sharding none: the master weights serve.
+  static int64_t memory_bytes(const ParameterLayout& layout, const ShardMap& shards, DType compute);
+  int64_t memory_bytes() const { return whole_.bytes() + shards_memory_.bytes(); }
 
   // With sharding: parameters a layer's are there only between begins(layer) and the begins of the next but one.
   const Weights& views() const { return *views_; }
@@ -30,7 +35,7 @@ class ModelWeights {
   void begins(Stream& stream, int layer);
 
  private:
-  static constexpr int held_layers = 3;  // read, read next while that is still read, on its way
+  static constexpr int held_layers = LayerWindow::held_layers;
 
   bool is_master() const { return compute_ == DType::f32 && !shards_.sharded(); }
   bool layers_come_and_go() const { return shards_.sharding() == Sharding::parameters; }
@@ -55,8 +60,7 @@ class ModelWeights {
   Stream gathers_;
   Event ready_;
   std::array<Event, held_layers> arrived_;
-  std::array<int, held_layers> held_;  // which layer is there; −1: none
-  int last_ = -1;                      // that began
+  LayerWindow window_;
 };
 
 }  // namespace notellm

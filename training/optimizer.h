@@ -24,6 +24,9 @@ class Optimizer {
             Device device = Device::cpu);
 
   Device device() const { return device_; }
+  // Of master weights and moments.
+  static int64_t memory_bytes(const ShardMap& shards) { return 3 * shards.size() * size_of(DType::f32); }
+  int64_t memory_bytes() const { return weights_.bytes() + first_moment_.bytes() + second_moment_.bytes(); }
 
   // [shards.size()] f32, piece after piece: without sharding in the order of the layout.
   Tensor weights() const { return weights_.tensor(DType::f32, {size_}); }

@@ -47,9 +47,13 @@ class ShardMap {
   using TakeRun = std::function<void(const Run&)>;
   void for_runs(const ParameterLayout& layout, const TakeRun& take) const;
   void for_runs(const Parameter& parameter, const TakeRun& take) const;
+  // … with what several ranks keep alike (copies in a tensor group; without sharding, data ranks) shared out evenly
+  // among them: over all ranks, each element of the whole model once.
+  void for_own_runs(const ParameterLayout& layout, const TakeRun& take) const;
 
  private:
   Sharding sharding_;
+  int data_rank_, data_ranks_;
   std::vector<Piece> pieces_;
   int64_t size_ = 0;
 };

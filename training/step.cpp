@@ -3,29 +3,12 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/infonce.h"
 #include "losses/token_loss.h"
 #include "model/note_head.h"
 #include "runtime/stopwatch.h"
 
 namespace notellm {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Of a tensor group.
-int64_t pairs_per_group(const RunConfig& config, const Mesh& mesh) {
-  if (config.train.pairs_per_step < mesh.data.size())
-    fail(ErrorKind::usage, "train.pairs_per_step {} is fewer than the {} {}: every one needs a pair",
-         config.train.pairs_per_step, mesh.data.size(), mesh.tensor.size() == 1 ? "ranks" : "tensor groups");
-  return ceil_div(config.train.pairs_per_step, mesh.data.size());
-}
-
-// Of a micro-batch's notes those whose vectors and rows of InfoNCE a rank of the tensor group computes: whole pairs.
-FlatRange notes_of_part(int64_t notes, TensorPart part) {
-  const int64_t pairs = notes / 2;
-  return {2 * (pairs * part.index / part.count), 2 * (pairs * (part.index + 1) / part.count)};
-}
 
 SamplerConfig sampler_config(const RunConfig& config) {
   return {static_cast<uint64_t>(config.seed), config.loss.hashtag_share, config.loss.random_topics};
@@ -54,9 +37,7 @@ TrainingStep::TrainingStep(const RunConfig& config, const NoteTable& notes, cons
                    &mesh.tensor),
       contrastive_(config.loss.mask_known, config.loss.gradient, mesh.data.size(), config.device),
       losses_(config.device),
-      micro_batches_(config.train.micro_batch_pairs == 0
-                         ? 1
-                         : static_cast<int>(ceil_div(pairs_per_group(config, mesh), config.train.micro_batch_pairs))),
+      micro_batches_(notellm::micro_batches(config, pairs_per_group(config, mesh.data.size(), mesh.tensor.size()))),
       batches_{MicroBatch(config, transformer_), MicroBatch(config, transformer_)},
       arena_(arena_bytes(), memory_of(config.device)) {}
 
@@ -68,52 +49,13 @@ TrainingStep::MicroBatch::MicroBatch(const RunConfig& config, const Transformer&
                 : std::nullopt,
             transformer.part()) {}
 
-TrainingStep::Longest TrainingStep::longest_sequence() const {
-  Longest longest;
-  std::vector<int32_t> sequence, topics;
-  for (int32_t note = 0; note < notes_.size(); ++note) {
-    topics.clear();
-    for (int64_t t = 0; t < std::min(notes_.hashtags(note), notes_.prompt.hashtag_guidance.size()); ++t)
-      topics.push_back(t);
-    for (Task task : {Task::category, Task::hashtags}) {
-      if (task == Task::hashtags ? topics.empty() : notes_.category[note].empty()) continue;
-      int32_t first_label;
-      compose(notes_, {note, task, task == Task::hashtags ? topics : std::vector<int32_t>()}, sequence, &first_label);
-      const auto length = static_cast<int64_t>(sequence.size());
-      if (length > config_.model.context)
-        fail(ErrorKind::data,
-             "note '{}' makes a sequence of {} tokens, more than model.context {}: raise model.context or lower "
-             "data.prompt.max_note_tokens",
-             notes_.ids[note], length, config_.model.context);
-      longest.tokens = std::max(longest.tokens, length);
-      longest.labels = std::max(longest.labels, length - first_label);
-    }
-  }
-  return longest;
-}
-
 // Enough for a micro-batch of the longest notes. On the CPU that is address space: pages that are never touched cost
 // nothing. On CUDA it is memory, taken at the start, so that a run does not find in the middle that it lacks some.
 int64_t TrainingStep::arena_bytes() {
-  const ModelConfig& m = transformer_.config();
-  const DType compute = config_.compute();
-  const int64_t size = size_of(compute), floats = 4, doubles = 8;
-  const int parts = mesh_.tensor.size();
-  const int64_t notes = 2 * ceil_div(pairs_per_group(config_, mesh_), micro_batches_);
-  const int64_t own = 2 * ceil_div(notes / 2, parts) * micro_batches_, all = 2 * config_.train.pairs_per_step;
-  const Longest longest = longest_sequence();
-  const int64_t tokens = notes * longest.tokens, hidden = std::min(tokens, notes * (longest.labels + 1));
-  const int64_t results = (own * (2 * m.note_dim + 1) + notes * micro_batches_ * longest.labels) * floats;
-  const int64_t contrastive = (2 * all + own) * m.note_dim * floats + own * (doubles + 2 * floats) +
-                              infonce_workspace(config_.device, own, all, m.note_dim) * floats;
-  const int64_t token = token_loss_arena_bytes(config_.device, compute, m.dim,
-                                               padded_vocabulary(notes_.prompt.vocabulary) / parts, parts);
-  const int64_t note_head = notes * (2 * m.dim + m.note_dim) * size;
-  const int64_t attention =  // its workspace
-      std::max(tokens * m.kv_dim(), transformer_.cudnn_workspace(notes, longest.tokens)) * floats;
-  const int64_t small = 1 << 20;  // tensors of a few elements, alignment
-  return transformer_.arena_bytes(tokens, hidden, true) + hidden * m.dim * size + results + contrastive + token +
-         note_head + attention + small;
+  const Longest longest = longest_sequence(notes_, config_.model.context);
+  ArenaSizes sizes = largest_sizes(config_, longest, mesh_.data.size(), mesh_.tensor.size());
+  sizes.attention_floats = std::max(sizes.attention_floats, transformer_.cudnn_workspace(sizes.notes, longest.tokens));
+  return step_memory(config_, padded_vocabulary(notes_.prompt.vocabulary), mesh_.tensor.size(), sizes).arena();
 }
 
 void TrainingStep::make_plan(int64_t step, Plan& p) const {
@@ -196,17 +138,17 @@ void TrainingStep::prepare_next(int pass) {
 // Sums over ranks, and means of what is a mean.
 void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepResult& result) {
   StepFlops& f = result.flops;
-  double totals[] = {sums.loss,
-                     token_sum,
-                     sums.positive_similarity,
-                     sums.negative_similarity,
-                     double(result.tokens),
-                     double(result.unshared_tokens),
-                     f.layers,
-                     f.attention,
-                     f.heads,
-                     f.infonce,
-                     f.repeated};
+  double totals[step_sums] = {sums.loss,
+                              token_sum,
+                              sums.positive_similarity,
+                              sums.negative_similarity,
+                              double(result.tokens),
+                              double(result.unshared_tokens),
+                              f.layers,
+                              f.attention,
+                              f.heads,
+                              f.infonce,
+                              f.repeated};
   mesh_.world.all_reduce_sum("loss", Tensor::of(totals, {std::ssize(totals)}));
   const double alpha = config_.loss.alpha;
   result.notes = std::ssize(plan_.ids);
@@ -239,7 +181,7 @@ struct TrainingStep::Pass {
 Tensor TrainingStep::embed(Pass& p, MicroBatch& b, bool keep) {
   p.result.seconds.packing += p.watch.lap();
   b.input.wait(p.stream);
-  const PassHooks hooks{.begins = [&](int layer) { p.state.weights.begins(p.stream, layer); }};
+  const PassHooks hooks{.begins = [&](int layer) { p.state.weights.begins(p.stream, layer); }, .done = {}};
   const Tensor hidden = transformer_.forward(p.stream, p.weights(), b.input, arena_, keep, hooks);
   const FlatRange own = notes_of_part(std::ssize(b.examples), transformer_.part());
   const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + own.size()); };

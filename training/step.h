@@ -18,6 +18,7 @@
 #include "training/config.h"
 #include "training/flops.h"
 #include "training/state.h"
+#include "training/step_costs.h"
 
 namespace notellm {
 
@@ -54,6 +55,7 @@ class TrainingStep {
   StepResult run(Stream& stream, int64_t step, TrainingState& state, float tau);
 
   int micro_batches() const { return micro_batches_; }
+  const Arena& arena() const { return arena_; }
 
  private:
   // The notes of a step and where they go; the same on all ranks.
@@ -76,9 +78,6 @@ class TrainingStep {
     ModelInput input;
   };
   struct Pass;  // what run() keeps through a step
-  struct Longest {
-    int64_t tokens = 0, labels = 0;
-  };
 
   void make_plan(int64_t step, Plan& plan) const;
   void add_rank(Plan& plan, int group, TensorPart part) const;
@@ -90,7 +89,6 @@ class TrainingStep {
   PassHooks backward_hooks(Pass& p, bool last);
   void backward(Pass& p, MicroBatch& b, Tensor hidden, bool last);
   void add_up(const ContrastiveSums& sums, double token_sum, StepResult& result);
-  Longest longest_sequence() const;
   int64_t arena_bytes();
   // One micro-batch is done in one pass; several first forward only, one after the other, then again with backward.
   int passes() const { return micro_batches_ == 1 ? 1 : 2 * micro_batches_; }

@@ -12,6 +12,7 @@
 #include "runtime/progress.h"
 #include "runtime/stopwatch.h"
 #include "training/checkpoint.h"
+#include "training/checkpoint_writer.h"
 #include "training/metrics.h"
 #include "training/state.h"
 
@@ -79,7 +80,8 @@ class Trainer {
         shards_(shards),
         stream_(config.device),
         state_(config, shards.notes.prompt, mesh),
-        step_(config, shards.notes, shards.pairs, mesh) {}
+        step_(config, shards.notes, shards.pairs, mesh),
+        writer_(config, shards.notes, state_) {}
 
   void start_anew() { state_.start_anew(config_, shards_.notes.prompt); }
   void resume_from(const fs::path& checkpoint);
@@ -89,6 +91,8 @@ class Trainer {
   StepMetrics do_step();
   void count_skipped(const StepMetrics& metrics);
   void save();
+  void end(Metrics* metrics);
+  bool end_step();
   void evaluate_sample(Metrics* metrics);
   void warn_of_hosts();
 
@@ -99,15 +103,17 @@ class Trainer {
   Stream stream_;
   TrainingState state_;
   TrainingStep step_;
+  CheckpointWriter writer_;
   TrainingPosition position_;
   int skipped_in_a_row_ = 0;
-  int64_t saved_step_ = -1;
+  int64_t saved_step_ = -1;  // of the newest save that was begun
   std::optional<Embedder> embedder_;
 };
 
 void Trainer::resume_from(const fs::path& checkpoint) {
-  const CheckpointInfo info = verify_checkpoint(checkpoint);
-  if (info.tokenizer_digest != shards_.notes.tokenizer_digest || info.vocabulary != state_.layout.vocabulary())
+  const CheckpointInfo info = verify_checkpoint(checkpoint, ranks_);
+  if (info.manifest.tokenizer_digest != shards_.notes.tokenizer_digest ||
+      info.manifest.vocabulary != state_.layout.vocabulary())
     fail(ErrorKind::checkpoint,
          "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
          checkpoint.string(), config_.data.shards, info.config.data.shards);
@@ -118,9 +124,9 @@ void Trainer::resume_from(const fs::path& checkpoint) {
   const std::string changes = changed_keys(info.config, config_, is_decisive);
   if (!changes.empty() && ranks_.rank() == 0)
     spdlog::warn("{} was trained with other settings, from here on: {}", checkpoint.string(), changes);
-  load_state(checkpoint, state_.layout, state_.shards, state_.optimizer);
+  load_state(info, state_.layout, state_.shards, state_.optimizer);
   state_.weights.refresh();
-  position_ = info.position;
+  position_ = info.manifest.position;
   saved_step_ = position_.step;
   spdlog::info("resumed from {} after step {}", checkpoint.string(), position_.step);
 }
@@ -151,20 +157,41 @@ void Trainer::count_skipped(const StepMetrics& m) {
   ++position_.skipped;
   ++skipped_in_a_row_;
   if (ranks_.rank() == 0) spdlog::warn("step {}: the gradient has NaN or Inf; skipped by all ranks", m.step);
-  if (skipped_in_a_row_ >= config_.train.most_skipped_steps)
+  if (skipped_in_a_row_ >= config_.train.most_skipped_steps) {
+    writer_.finish();
     fail(ErrorKind::diverged,
          "{} steps in a row had NaN or Inf, the last one step {}: lower optimizer.learning_rate, or go on from an "
          "older checkpoint with --resume",
          skipped_in_a_row_, m.step);
+  }
 }
 
 void Trainer::save() {
   if (saved_step_ == position_.step) return;
-  stream_.synchronize();  // the last update
-  if (ranks_.rank() == 0)
-    save_checkpoint(config_, state_.layout, shards_.notes, fs::path(config_.data.shards) / "tokenizer.model", position_,
-                    state_.optimizer);
+  writer_.begin(stream_, position_);
   saved_step_ = position_.step;
+}
+
+void Trainer::end(Metrics* metrics) {
+  save();
+  writer_.finish();
+  if (metrics) metrics->finish();
+  ranks_.barrier("end of training");  // a rank that ends with another code than 0 takes the others with it
+}
+
+// What all ranks tell each other at the end of a step: whether one got a signal, and how a save stands. Returns whether
+// the run is to end.
+bool Trainer::end_step() {
+  constexpr int64_t signal = 1 << 8;
+  bool ends = false;
+  std::vector<CheckpointWriter::Standing> standings;
+  for (const int64_t word : ranks_.all_gather(
+           "signal", static_cast<int64_t>(writer_.standing()) | (signal_received != 0 ? signal : int64_t{0}))) {
+    ends = ends || (word & signal) != 0;
+    standings.push_back(static_cast<CheckpointWriter::Standing>(word & ~signal));
+  }
+  writer_.proceed(standings);
+  return ends;
 }
 
 void Trainer::evaluate_sample(Metrics* metrics) {
@@ -172,11 +199,10 @@ void Trainer::evaluate_sample(Metrics* metrics) {
     embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes, config_.device, &mesh_.tensor);
   const Pool pool = make_pool(shards_.notes);
   const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
-  const PassHooks hooks{.begins = [&](int layer) { state_.weights.begins(stream_, layer); }};
+  const PassHooks hooks{.begins = [&](int layer) { state_.weights.begins(stream_, layer); }, .done = {}};
   const Weights& weights = state_.weights.views();
   const Buffer vectors = embed_pool(stream_, mesh_.data, *embedder_, weights, shards_.notes, pool, false, hooks);
-  Stream cpu;  // ranks are computed there
-  const auto found = rank_targets(cpu, ranks_, pool_vectors(vectors, weights, pool), questions);
+  const auto found = rank_targets(stream_, ranks_, pool_vectors(vectors, weights, pool), questions);
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 
@@ -201,9 +227,8 @@ TrainingEnd Trainer::run() {
     if (metrics) metrics->step(m);
     if (std::exchange(first, false)) warn_of_hosts();
     const auto every = [&](int n) { return n > 0 && position_.step % n == 0; };
-    if (ranks_.max("signal", static_cast<int64_t>(signal_received)) != 0) {
-      save();
-      ranks_.barrier("end of training");  // a rank that ends with another code than 0 takes the others with it
+    if (end_step()) {
+      end(metrics ? &*metrics : nullptr);
       if (ranks_.rank() == 0)
         spdlog::info("a signal asked for the end: saved after step {}; go on with --resume auto", position_.step);
       return TrainingEnd::preempted;
@@ -213,8 +238,7 @@ TrainingEnd Trainer::run() {
       evaluate_sample(metrics ? &*metrics : nullptr);
     if (every(config_.train.checkpoint_every)) save();
   }
-  save();
-  ranks_.barrier("end of training");
+  end(metrics ? &*metrics : nullptr);
   return TrainingEnd::finished;
 }
 

@@ -18,8 +18,8 @@ import tempfile
 import unittest
 
 NOTELLM, MPIEXEC = sys.argv[1:3]
-COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "inspect",
-            "doctor"]
+COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "plan",
+            "inspect", "doctor"]
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = {
@@ -114,7 +114,7 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as name:
             config = pathlib.Path(name, "run.yaml")
             config.write_text("train: {stepz: 3}\n", encoding="utf-8")
-            for command in ("prepare", "train", "evaluate", "neighbors", "bench step"):
+            for command in ("prepare", "train", "evaluate", "neighbors", "bench step", "plan"):
                 with self.subTest(command):
                     self.expect([*command.split(), str(config)], 2, "stepz", "steps", str(config))
             self.expect(["train", str(pathlib.Path(name, "none.yaml"))], 4, "none.yaml")
@@ -322,6 +322,7 @@ class WholeWay(unittest.TestCase):
         text = self.must("inspect", self.checkpoint)
         for part in ("model.layers.1.mlp.down_proj.weight", "32 × 64", "f32", "5 of 5"):
             self.assertIn(part, text)
+        self.assertNotIn("does not know", text)
         self.assertIn("whole", self.must("inspect", self.folder / "run"))
         self.assertIn("note_head.tau", self.must("inspect", self.checkpoint / "note_head.safetensors"))
 
@@ -337,6 +338,8 @@ class WholeWay(unittest.TestCase):
         shutil.copytree(self.folder / "run", run_copy)
         name = "model-00001-of-00001.safetensors"
         model = run_copy / "checkpoints" / "step-00000005" / name
+        (model.parent / "foreign.txt").write_text("x")
+        self.assertIn("foreign.txt, 1 B, which the manifest does not know", self.must("inspect", model.parent))
         data = bytearray(model.read_bytes())
         data[-1] ^= 1
         model.write_bytes(data)

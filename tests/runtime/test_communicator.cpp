@@ -181,6 +181,12 @@ TEST_F(CommunicatorTest, LongMessagesAreCut) {
   EXPECT_EQ(all.back(), 4);
 }
 
+TEST_F(CommunicatorTest, TheFirstTextThatIsNotEmpty) {
+  EXPECT_EQ(comm.first_text("test.none", ""), "");
+  for (int from = 0; from < size; ++from)
+    EXPECT_EQ(comm.first_text("test.text", rank < from ? "" : fmt::format("of {}", rank)), fmt::format("of {}", from));
+}
+
 TEST_F(CommunicatorTest, RequireEqual) {
   EXPECT_NO_THROW(comm.require_equal("test.equal", "configuration", "a: 1\nb: 2\n"));
   if (size == 1) return;  // one rank equals itself
@@ -211,6 +217,25 @@ TEST_F(CommunicatorTest, CountsTheBytesThatLeaveTheRank) {
   Bytes expected = {{"test.gather", 16 * others}, {"test.scatter", 16 * others}, {"test.sum", 32 * others}};
   if (rank == 0) expected["test.broadcast"] = 8 * n * others;
   EXPECT_EQ(comm.bytes_sent(), size == 1 ? Bytes() : expected);
+}
+
+// What a group sends counts where it was split off, so that the whole rank can be asked in one place.
+TEST_F(CommunicatorTest, CountsWhatGroupsSendToo) {
+  Communicator group = comm.split("test.split", rank % 2);
+  Communicator inner = group.split("test.split", 0);
+  inner.all_gather("test.inner", rank);
+  const int64_t sent = 8 * (group.size() - 1);
+  EXPECT_EQ(comm.bytes_sent().contains("test.inner"), sent > 0);
+  if (sent > 0) EXPECT_EQ(comm.bytes_sent().at("test.inner"), sent);
+  EXPECT_EQ(group.bytes_sent(), comm.bytes_sent());
+}
+
+// 5 elements on 3 ranks: 2, 2 and 1 of them.
+TEST(AllReduceBytes, ByHand) {
+  EXPECT_EQ(all_reduce_bytes(5, 4, 0, 3), 4 * (3 + 2 * 2));
+  EXPECT_EQ(all_reduce_bytes(5, 4, 2, 3), 4 * (4 + 1 * 2));
+  EXPECT_EQ(all_reduce_bytes(1, 8, 1, 2), 8);
+  EXPECT_EQ(all_reduce_bytes(5, 4, 0, 1), 0);
 }
 
 TEST_F(CommunicatorTest, SumsOfBf16AreRoundedOnce) {
@@ -291,6 +316,7 @@ TEST(CommunicatorSelf, IsTheIdentity) {
   EXPECT_EQ(self.broadcast("text", "t", 0), "t");
   self.barrier("barrier");
   self.require_equal("equal", "what", "text");
+  EXPECT_EQ(self.first_text("text", "t"), "t");
 }
 
 TEST(CommunicatorSelf, MovesKeepTheRank) {

@@ -17,14 +17,18 @@ using test::view;
 TEST(CudaAdamW, AgainstTheCpu) {
   Stream cpu, stream(Device::cuda);
   for (int64_t n : {0, 1, 3, 17, 1024, 4001})
-    for (int64_t skip : {0, 1}) {  // not aligned for packs
+    // Where the f32 arrays begin, and the copy: not aligned for packs, all of them or the copy alone.
+    for (const auto& [skip, compute_skip] : {std::pair<int64_t, int64_t>{0, 0}, {1, 1}, {2, 4}, {0, 1}}) {
       if (skip > n) continue;
       std::vector<float> w = normal(n, 1), m = normal(n, 3, 0.1f), v(n, 0.5f);
-      std::vector<bf16> compute(n, bf16(7.0f));
+      std::vector<bf16> compute(n + 4, bf16(7.0f));
       const std::vector<float> g = normal(n, 2), before = w;
       const OnGpu<float> g_gpu(stream, g), w_gpu(stream, w), m_gpu(stream, m), v_gpu(stream, v);
       const OnGpu<bf16> compute_gpu(stream, compute);
-      const auto part = [&](const Tensor& t) { return t.slice(skip, n); };
+      const auto part = [&, skip = skip](const Tensor& t) { return t.slice(skip, n); };
+      const auto compute_part = [&, skip = skip, from = compute_skip](const Tensor& t) {
+        return t.slice(from, from + n - skip);
+      };
       for (int64_t t = 1; t <= 3; ++t) {
         const AdamWStep step{.learning_rate = 2e-3f,
                              .beta1 = 0.9f,
@@ -35,9 +39,9 @@ TEST(CudaAdamW, AgainstTheCpu) {
                              .step = t};
         std::vector<float> gradient = g;
         adamw(cpu, step, part(view(gradient, {n})), part(view(w, {n})), part(view(m, {n})), part(view(v, {n})),
-              part(view(compute, {n})));
+              compute_part(view(compute, {n + 4})));
         adamw(stream, step, part(g_gpu.tensor({n})), part(w_gpu.tensor({n})), part(m_gpu.tensor({n})),
-              part(v_gpu.tensor({n})), part(compute_gpu.tensor({n})));
+              part(v_gpu.tensor({n})), compute_part(compute_gpu.tensor({n + 4})));
       }
       const std::vector<float> w_result = w_gpu.download(), m_result = m_gpu.download(), v_result = v_gpu.download();
       const std::vector<bf16> rounded = compute_gpu.download();
@@ -46,7 +50,10 @@ TEST(CudaAdamW, AgainstTheCpu) {
         test::expect_close(w_result[i], w[i], std::fabs(before[i]) + step_magnitude, 24);
         test::expect_close(m_result[i], m[i], std::fabs(m[i]) + std::fabs(g[i]), 12);
         test::expect_close(v_result[i], v[i], std::fabs(v[i]) + g[i] * g[i], 12);
-        ASSERT_EQ(rounded[i].bits, i < skip ? bf16(7.0f).bits : bf16(w_result[i]).bits) << i;
+      }
+      for (int64_t i = 0; i < n + 4; ++i) {
+        const int64_t of = i - compute_skip + skip;  // the weight that place i has a copy of
+        ASSERT_EQ(rounded[i].bits, of < skip || of >= n ? bf16(7.0f).bits : bf16(w_result[of]).bits) << i;
       }
     }
 }
@@ -66,6 +73,22 @@ TEST(CudaAdamW, WithoutAComputeCopy) {
   EXPECT_FLOAT_EQ(w.download()[0], 0.9f);
 }
 
+TEST(CudaAdamW, EpsIsAddedToTheRoot) {
+  // m/√v is ±1 in the first step; with eps as large as the gradient half of that is left.
+  Stream stream(Device::cuda);
+  const OnGpu<float> g(stream, {1e-8f}), w(stream, {1}), m(stream, {0}), v(stream, {0});
+  adamw(stream,
+        {.learning_rate = 0.1f,
+         .beta1 = 0.9f,
+         .beta2 = 0.9f,
+         .eps = 1e-8f,
+         .weight_decay = 0,
+         .gradient_scale = 1,
+         .step = 1},
+        g.tensor({1}), w.tensor({1}), m.tensor({1}), v.tensor({1}), {});
+  EXPECT_FLOAT_EQ(w.download()[0], 0.95f);
+}
+
 double squares_of(Stream& stream, const std::vector<float>& x, int64_t skip = 0) {
   const OnGpu<float> x_gpu(stream, x);
   const OnGpu<double> result(stream, {-1});
@@ -78,7 +101,7 @@ double squares_of(Stream& stream, const std::vector<float>& x, int64_t skip = 0)
 TEST(CudaSumOfSquares, AgainstDouble) {
   Stream stream(Device::cuda);
   for (int64_t n : {0, 1, 3, 64, 1025, 50001})
-    for (int64_t skip : {0, 1}) {
+    for (int64_t skip : {0, 1, 2}) {  // not aligned for packs
       if (skip > n) continue;
       const std::vector<float> x = normal(n, 1);
       double exact = 0;
@@ -101,18 +124,23 @@ TEST(CudaSumOfSquares, CarriesNanAndInfinity) {
   }
 }
 
+// The elements from `skip_from` on, to `skip_to` and the places behind it.
 template <class From, class To>
-void check_convert(const std::vector<float>& values, int64_t skip) {
+void check_convert(const std::vector<float>& values, int64_t skip_from, int64_t skip_to) {
+  SCOPED_TRACE(fmt::format("{} elements, from {} to {}", values.size(), skip_from, skip_to));
   Stream stream(Device::cuda);
   const std::vector<From> x = test::cast<From>(values);
-  const auto n = std::ssize(x);
+  const auto n = std::ssize(x), count = n - std::max(skip_from, skip_to);
+  if (count < 0) return;
   const OnGpu<From> x_gpu(stream, x);
   const OnGpu<To> y_gpu(stream, std::vector<To>(n, To(7.0f)));
-  convert(stream, x_gpu.tensor({n}).slice(skip, n), y_gpu.tensor({n}).slice(skip, n));
+  convert(stream, x_gpu.tensor({n}).slice(skip_from, skip_from + count),
+          y_gpu.tensor({n}).slice(skip_to, skip_to + count));
   const std::vector<To> y = y_gpu.download();
   for (int64_t i = 0; i < n; ++i) {
-    const auto expected = static_cast<float>(i < skip ? To(7.0f) : To(static_cast<float>(x[i]))),
-               actual = static_cast<float>(y[i]);
+    const bool written = skip_to <= i && i < skip_to + count;
+    const To value = written ? To(static_cast<float>(x[i - skip_to + skip_from])) : To(7.0f);
+    const auto expected = static_cast<float>(value), actual = static_cast<float>(y[i]);
     ASSERT_TRUE(actual == expected || (std::isnan(actual) && std::isnan(expected))) << i << ": " << actual;
   }
 }
@@ -122,13 +150,13 @@ TEST(CudaConvert, BothWays) {
     std::vector<float> x = normal(n, 1, 1e4f);
     const float special[] = {1 + 0x1p-8f, 1 + 3 * 0x1p-8f, -0.0f, INFINITY, -INFINITY, 3.4e38f, std::nanf("")};
     for (size_t i = 0; i < std::min(x.size(), std::size(special)); ++i) x[i] = special[i];
-    for (int64_t skip : {0, 1}) {
-      if (skip > n) continue;
-      check_convert<float, bf16>(x, skip);
-      check_convert<bf16, float>(x, skip);
-      check_convert<float, float>(x, skip);
-      check_convert<bf16, bf16>(x, skip);
-    }
+    for (int64_t from : {0, 1, 2})
+      for (int64_t to : {0, 1, 2}) {
+        check_convert<float, bf16>(x, from, to);
+        check_convert<bf16, float>(x, from, to);
+        check_convert<float, float>(x, from, to);
+        check_convert<bf16, bf16>(x, from, to);
+      }
   }
 }
 

@@ -17,10 +17,11 @@ using Types = testing::Types<float, bf16>;
 TYPED_TEST_SUITE(CudaCrossEntropy, Types);
 
 template <class T>
-void check(int64_t rows, int64_t cols, int64_t in_use, float deviation) {
-  SCOPED_TRACE(fmt::format("[{}, {} of {}] {}", rows, in_use, cols, deviation));
+void check(int64_t rows, int64_t cols, int64_t in_use, float deviation, float mean = 0) {
+  SCOPED_TRACE(fmt::format("[{}, {} of {}] {} ± {}", rows, in_use, cols, mean, deviation));
   Stream stream(Device::cuda);
-  const std::vector<float> logits = normal(rows * cols, 1, deviation);
+  std::vector<float> logits = normal(rows * cols, 1, deviation);
+  for (float& x : logits) x += mean;
   const std::vector<int32_t> labels = test::integers(rows, static_cast<int32_t>(in_use), 2);
   const float scale = 0.125f;
   std::vector<float> loss, loss_only;
@@ -73,6 +74,7 @@ TYPED_TEST(CudaCrossEntropy, AgainstDouble) {
     check<TypeParam>(2, 9001, 9000, deviation);
     check<TypeParam>(2, 8256, 8193, deviation);
     check<TypeParam>(2, 33024, 33001, deviation);
+    for (float mean : {-300.0f, 300.0f}) check<TypeParam>(3, 100, 97, deviation, mean);  // whose exp is 0, or ∞
   }
 }
 

@@ -19,26 +19,34 @@ class CudaEmbedding : public testing::Test {};
 using Types = testing::Types<float, bf16>;
 TYPED_TEST_SUITE(CudaEmbedding, Types);
 
+// The table and x begin `table_skip` and `x_skip` elements behind an aligned address.
 template <class T>
-void check_gather(int64_t rows, int64_t vocabulary, int64_t cols) {
+void check_gather(int64_t rows, int64_t vocabulary, int64_t cols, int64_t table_skip = 0, int64_t x_skip = 0) {
+  SCOPED_TRACE(fmt::format("[{}, {}] of {} rows, at {} and {}", rows, cols, vocabulary, table_skip, x_skip));
   Stream stream(Device::cuda);
-  const std::vector<T> table = cast<T>(normal(vocabulary * cols, 1));
+  const int64_t table_size = vocabulary * cols, x_size = rows * cols;
+  const std::vector<T> table = cast<T>(normal(table_skip + table_size, 1));
   std::vector<int32_t> tokens = test::integers(rows, static_cast<int32_t>(vocabulary), 3);
   for (int64_t r = 0; r < rows; r += 3) tokens[r] = -1;  // of another part of the table
-  const OnGpu<T> table_gpu(stream, table), x_gpu(stream, std::vector<T>(rows * cols, T(NAN)));
+  const OnGpu<T> table_gpu(stream, table), x_gpu(stream, std::vector<T>(x_skip + x_size, T(NAN)));
   const OnGpu<int32_t> tokens_gpu(stream, tokens);
-  embedding(stream, tokens_gpu.tensor({rows}), table_gpu.tensor({vocabulary, cols}), x_gpu.tensor({rows, cols}));
+  const auto matrix = [&](const OnGpu<T>& t, int64_t skip, int64_t n) {
+    return t.tensor({skip + n * cols}).slice(skip, skip + n * cols).reshape({n, cols});
+  };
+  embedding(stream, tokens_gpu.tensor({rows}), matrix(table_gpu, table_skip, vocabulary), matrix(x_gpu, x_skip, rows));
   const std::vector<T> x = x_gpu.download();
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c)
-      ASSERT_EQ(static_cast<float>(x[r * cols + c]),
-                tokens[r] < 0 ? 0 : static_cast<float>(table[tokens[r] * cols + c]))
+      ASSERT_EQ(static_cast<float>(x[x_skip + r * cols + c]),
+                tokens[r] < 0 ? 0 : static_cast<float>(table[table_skip + tokens[r] * cols + c]))
           << r << " " << c;
 }
 
 TYPED_TEST(CudaEmbedding, Gather) {
   for (int64_t cols : {1, 3, 65, 64, 100, 2056})
     for (int64_t rows : {0, 1, 90}) check_gather<TypeParam>(rows, 40, cols);
+  for (int64_t table_skip : {0, 1, 2})
+    for (int64_t x_skip : {0, 1, 2}) check_gather<TypeParam>(5, 8, 64, table_skip, x_skip);  // no packs
 }
 
 // tokens: the target of each row; grouped: by GroupedRows, else they are distinct.

@@ -3,6 +3,7 @@
 #include "tests/kernels/infonce_reference.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/on_gpu.h"
+#include "tests/support/softgpu.h"
 
 namespace notellm {
 namespace {
@@ -170,6 +171,19 @@ TEST(InfoNceCuda, WorkspaceIsBounded) {
         if (rows <= cols) {
           EXPECT_LE(infonce_workspace(Device::cuda, rows, cols, d), 264 * 128 * (d + 8) + 33 * rows);
         }
+}
+
+// The vectors' coordinates in shared memory meet in no bank: what conflicts there are come from the mask, whatever d.
+TEST(InfoNceCuda, BankConflictsDoNotGrowWithTheVectors) {
+  if (!softgpu_support::present()) GTEST_SKIP() << "counted by softgpu";
+  const auto conflicts = [](int64_t d) {
+    softgpu_support::reset_counters();
+    run(make(100, 0, 100, d, 3.0f, false, 3), 1.0f);
+    softgpu::Counters counted;
+    EXPECT_TRUE(softgpu_support::counters("infonce_kernel", counted));
+    return counted.shared_conflicts;
+  };
+  EXPECT_EQ(conflicts(128), conflicts(16));
 }
 
 TEST(InfoNceCuda, Errors) {

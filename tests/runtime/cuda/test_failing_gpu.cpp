@@ -21,6 +21,8 @@ struct Outcome {
 Outcome run(int ranks, const std::string& way, const std::string& environment) {
   const std::string mpirun =
       ranks > 1 ? fmt::format("{} --oversubscribe --bind-to none -n {} ", FAILING_GPU_MPIRUN, ranks) : "";
+  setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+  setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
   FILE* pipe = popen((environment + " " + mpirun + FAILING_GPU + " " + way + " 2>&1").c_str(), "r");
   std::string output;
   std::array<char, 4096> buffer;

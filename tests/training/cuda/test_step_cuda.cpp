@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <random>
 
 #include "runtime/files.h"
@@ -14,6 +15,7 @@
 #include "tests/support/tiny_notes.h"
 #include "tests/support/whole_model.h"
 #include "training/checkpoint.h"
+#include "training/checkpoint_writer.h"
 #include "training/state.h"
 #include "training/step.h"
 
@@ -274,16 +276,20 @@ TEST_F(StepCuda, SameBitsAgain) {
 
 // From a checkpoint that a GPU wrote, on the GPU to the bit; and what a GPU writes, the CPU reads.
 TEST_F(StepCuda, GoesOnFromACheckpoint) {
-  const test::TempDir folder;
+  std::optional<test::TempDir> owner;  // rank 0's
+  if (ranks.rank() == 0) owner.emplace();
+  const std::filesystem::path folder = ranks.broadcast("folder", owner ? owner->path().string() : std::string(), 0);
   RunConfig c = tiny_config(Device::cuda, Precision::bf16);
   c.train.run = folder / "run";
-  write_file(folder / "tokenizer.model", "no tokenizer");
+  c.data.shards = folder;
+  if (ranks.rank() == 0) write_file(folder / "tokenizer.model", "no tokenizer");
+  ranks.barrier("tokenizer");
   Training whole(c, data, ranks), resumed(c, data, ranks);
   for (int i = 0; i < 2; ++i) whole.advance();
-  whole.stream.synchronize();
-  save_checkpoint(c, whole.state.layout, data.notes, folder / "tokenizer.model", {2, 2, 0}, whole.state.optimizer);
-  const auto checkpoint = find_checkpoint(c.train.run);
-  verify_checkpoint(checkpoint);
+  CheckpointWriter writer(c, data.notes, whole.state);
+  writer.begin(whole.stream, {2, 2, 0});
+  writer.finish();
+  const CheckpointInfo checkpoint = verify_checkpoint(find_checkpoint(c.train.run));
   load_state(checkpoint, resumed.state.layout, resumed.state.shards, resumed.state.optimizer);
   resumed.state.weights.refresh();
   resumed.next = 2;
@@ -297,6 +303,7 @@ TEST_F(StepCuda, GoesOnFromACheckpoint) {
     const Tensor flat = cpu.state.optimizer.weights();
     return *cpu.state.layout.at("note_head.tau").view(flat).as<float>();
   }());
+  ranks.barrier("end of test");
 }
 
 // The products that cuBLASLt is asked for are those of batch_flops, which counts the label rows alone for the LM head,
