@@ -208,10 +208,9 @@ void Trainer::evaluate_sample(Metrics* metrics) {
 
 // After one step: what it has sent is counted.
 void Trainer::warn_of_hosts() {
-  int64_t bytes = 0;
-  for (const auto& [name, sent] : mesh_.tensor.bytes_sent()) bytes += sent;
-  bytes =
-      ranks_.max("hosts of tensor groups", bytes_to_other_hosts(bytes, mesh_.tensor.size(), mesh_.tensor.local_size()));
+  const int64_t here =
+      bytes_to_other_hosts(mesh_.tensor.bytes_sent_in_group(), mesh_.tensor.size(), mesh_.tensor.local_size());
+  const int64_t bytes = ranks_.max("hosts of tensor groups", here);
   if (bytes > 0 && ranks_.rank() == 0) spdlog::warn("{}", describe_hosts_cost(bytes, mesh_.tensor.size()));
 }
 
