@@ -49,6 +49,7 @@ int run(const Action& chosen) {
     std::fprintf(stderr, "notellm: error%s: %s\n", whereabouts().c_str(), message.c_str());
     return code;
   }
+  leave_watchdog();
   if (ranks) std::this_thread::sleep_for(patience(ranks->rank(), code));
   const std::string who = ranks ? fmt::format("rank {}: ", ranks->rank()) : "";
   std::fprintf(stderr, "notellm: %serror%s: %s\n", who.c_str(), whereabouts().c_str(), message.c_str());
@@ -67,7 +68,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", NOTELLM_VERSION);
   app.get_formatter()->column_width(36);
   Action chosen;
-  for (auto add : {add_prepare, add_train, add_evaluate, add_embed, add_neighbors, add_bench, add_plan, add_inspect, add_doctor})
+  for (auto add :
+       {add_prepare, add_train, add_evaluate, add_embed, add_neighbors, add_bench, add_plan, add_inspect, add_doctor})
     add(app, chosen);
   try {
     app.parse(argc, argv);

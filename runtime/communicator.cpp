@@ -83,6 +83,7 @@ int Communicator::local_rank() const { return state_->local_rank; }
 int Communicator::local_size() const { return state_->local_size; }
 bool Communicator::on_shared_memory() const { return state_->host != nullptr; }
 const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return *state_->bytes_sent; }
+int64_t Communicator::bytes_sent_in_group() const { return state_->bytes_in_group; }
 
 void Communicator::all_reduce_sum(const char* name, Tensor t) {
   const WatchedCollective watched(name, state_->group);

@@ -79,6 +79,7 @@ class Communicator {
   // Bytes that left this rank so far, by the collective's name: what a gather or a reduce-scatter cannot do with fewer.
   // Those of this group and of all groups split from it, which share one count.
   const std::map<std::string, int64_t>& bytes_sent() const;
+  int64_t bytes_sent_in_group() const;  // in all, without those of groups split from it
 
   // Ends all ranks, prints nothing, never returns.
   [[noreturn]] static void abort(int exit_code);

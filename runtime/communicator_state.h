@@ -40,6 +40,7 @@ struct Communicator::State {
   std::unique_ptr<HostExchange> host;  // where all of them are on one host
   // One count of a communicator and the groups split from it.
   std::shared_ptr<std::map<std::string, int64_t>> bytes_sent = std::make_shared<std::map<std::string, int64_t>>();
+  int64_t bytes_in_group = 0;  // of them those of this group
   std::vector<char> scratch;
   std::shared_ptr<gpu::Nccl> nccl;  // from the first collective of device memory on
 
@@ -49,15 +50,19 @@ struct Communicator::State {
   }
   void look_around();
   void check(int code, const char* name) const;
+  void add(const char* name, int64_t bytes) {
+    (*bytes_sent)[name] += bytes;
+    bytes_in_group += bytes;
+  }
   // To each other rank so many bytes; of a reduce-scatter, its rows.
   void count(const char* name, int64_t bytes) {
-    if (size > 1) (*bytes_sent)[name] += bytes * (size - 1);
+    if (size > 1) add(name, bytes * (size - 1));
   }
   void count_reduce_scatter(const char* name, const Tensor& all, const Tensor& mine) {
-    if (size > 1) (*bytes_sent)[name] += all.bytes() - mine.bytes();
+    if (size > 1) add(name, all.bytes() - mine.bytes());
   }
   void count_all_reduce(const char* name, const Tensor& t) {
-    if (size > 1) (*bytes_sent)[name] += all_reduce_bytes(t.size(), size_of(t.dtype), rank, size);
+    if (size > 1) add(name, all_reduce_bytes(t.size(), size_of(t.dtype), rank, size));
   }
   void exchange(const char* name, const std::vector<Part>& sends, const std::vector<Part>& receives) const;
   void finish(const char* name, std::vector<MPI_Request>& requests, const std::vector<int>& expected) const;

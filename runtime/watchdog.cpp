@@ -91,7 +91,8 @@ class Watchdog {
       changed_.wait_for(lock, Seconds(period()));
       const bool inside = own().inside.load(std::memory_order_acquire);
       const double waited = seconds_of(now() - own().since);
-      if (inside && seconds_ > 0 && waited > seconds_) bite(waited);
+      // Where a rank is about to end it has its reason, and will say it.
+      if (inside && seconds_ > 0 && waited > seconds_ + (somebody_leaves() ? 10 : 0)) bite(waited);
       for (const RankState& s : states_)
         if (seconds_ > 0 && s.process != 0 && kill(s.process, 0) != 0 && errno == ESRCH) mourn(s);
     }
@@ -108,17 +109,23 @@ class Watchdog {
     Communicator::abort(static_cast<int>(ErrorKind::peer));
   }
 
-  // The ranks that wait say so, all at about the same time. Then one of each host says which rank is to blame: the
-  // first that waits; a host that knows of none leaves the last word to the others.
+  bool somebody_leaves() const {
+    return std::ranges::any_of(states_, [](const RankState& s) { return s.process == 0; });
+  }
+
+  // The ranks that wait say so, all at about the same time. Then one of each host says which rank is to blame; a host
+  // that knows of none leaves the last word to the others.
   [[noreturn]] void bite(double waited) {
     say(fmt::format("{} has not ended after {:.1f} s{}", own().name(), waited, in_step(own().step)));
     pause(std::min(1.0, seconds_));
-    const auto stale = static_cast<int64_t>(1e9 * (1 + 5 * period()));
-    const Verdict verdict = judge(states_, own_, std::ssize(states_) < ranks_, now(), stale);
-    const auto waits = [&](const RankState& s) { return s.inside && seconds_of(now() - s.since) > seconds_; };
-    if (&*std::ranges::find_if(states_, waits) != &own()) pause(4);
-    if (!verdict.found) pause(2);
-    say(verdict.text + ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
+    if (!states_[0].has_judged.exchange(true)) {
+      const auto stale = static_cast<int64_t>(1e9 * (1 + 5 * period()));
+      const Verdict verdict = judge(states_, own_, std::ssize(states_) < ranks_, now(), stale);
+      if (!verdict.found) pause(2);
+      say(verdict.text + ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
+    } else {
+      pause(6);  // the one who judges ends all
+    }
     Communicator::abort(static_cast<int>(ErrorKind::peer));
   }
   void say(const std::string& text) {

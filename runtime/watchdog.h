@@ -17,6 +17,7 @@ struct alignas(64) RankState {
   std::atomic<int64_t> since = 0;  // when it came into the collective, or out of it
   std::atomic<int64_t> step = 0;   // 0: before the first
   std::atomic<bool> inside = false;
+  std::atomic<bool> has_judged = false;  // of the first rank of the host: one has said, or is about to, who is to blame
   std::array<std::atomic<char>, 112> collective = {};  // which it is in, or was in last
 
   std::string name() const;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <csignal>
 #include <optional>
+#include <utility>
 
 #include "data_pipeline/shards.h"
 #include "evaluation/recall.h"
@@ -93,6 +94,7 @@ class Trainer {
   void end(Metrics* metrics);
   bool end_step();
   void evaluate_sample(Metrics* metrics);
+  void warn_of_hosts();
 
   const RunConfig& config_;
   Mesh& mesh_;
@@ -204,15 +206,25 @@ void Trainer::evaluate_sample(Metrics* metrics) {
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
 }
 
+// After one step: what it has sent is counted.
+void Trainer::warn_of_hosts() {
+  const int64_t here =
+      bytes_to_other_hosts(mesh_.tensor.bytes_sent_in_group(), mesh_.tensor.size(), mesh_.tensor.local_size());
+  const int64_t bytes = ranks_.max("hosts of tensor groups", here);
+  if (bytes > 0 && ranks_.rank() == 0) spdlog::warn("{}", describe_hosts_cost(bytes, mesh_.tensor.size()));
+}
+
 TrainingEnd Trainer::run() {
   const SignalGuard guard;
   std::optional<Metrics> metrics;
   if (ranks_.rank() == 0)
     metrics.emplace(config_.train.run, position_.step, config_.train.steps, config_.train.log_every);
+  bool first = true;
   while (position_.step < config_.train.steps) {
     set_watchdog_step(position_.step + 1);
     const StepMetrics m = do_step();
     if (metrics) metrics->step(m);
+    if (std::exchange(first, false)) warn_of_hosts();
     const auto every = [&](int n) { return n > 0 && position_.step % n == 0; };
     if (end_step()) {
       end(metrics ? &*metrics : nullptr);

@@ -1,5 +1,6 @@
-// Sums over the ranks of one host: ours, through shared memory or (NOTELLM_SHARED_MEMORY=0) by messages, against MPI's own.
-// Google Benchmark cannot keep several ranks in step, so this takes its own times: median and fastest of 40, in turns.
+// Sums over the ranks of one host: ours, through shared memory or (NOTELLM_SHARED_MEMORY=0) by messages, against MPI's
+// own. Google Benchmark cannot keep several ranks in step, so this takes its own times: median and fastest of 40, in
+// turns.
 //
 //     mpirun -n 2 bench_communicator [MB]        50 unless told
 #define OMPI_SKIP_MPICXX 1  // not the old C++ bindings
@@ -18,7 +19,8 @@ using namespace notellm;
 
 int main(int argc, char** argv) {
   Communicator ranks = Communicator::world();
-  const int64_t share = (argc > 1 ? std::atoi(argv[1]) : 50) * int64_t{250'000} / ranks.size(), n = share * ranks.size();
+  const int64_t share = (argc > 1 ? std::atoi(argv[1]) : 50) * int64_t{250'000} / ranks.size(),
+                n = share * ranks.size();
   std::vector<float> values(static_cast<size_t>(n), 1.0f), own(static_cast<size_t>(share));
   const Tensor all = Tensor::of(values.data(), {n}), mine = Tensor::of(own.data(), {share});
   const std::vector<int64_t> rows_of(static_cast<size_t>(ranks.size()), share);

@@ -152,7 +152,25 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             for text in ("oneDNN", "SentencePiece", "GFLOP/s", "instruction set"):
                 self.assertIn(text, result.stdout)
-            self.assertEqual("0 – 1" in result.stdout, ranks == 2)
+            self.assertEqual("messages between two ranks" in result.stdout, ranks == 2)
+            self.assertEqual("shared memory (ob1, vader)" in result.stdout, ranks == 2)
+
+    def test_doctor_finds_what_differs(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            (folder / "a.yaml").write_text("seed: 1\n", encoding="utf-8")
+            (folder / "b.yaml").write_text("seed: 2\n", encoding="utf-8")
+            doctor = [NOTELLM, "doctor"]
+            for second, said in (("a.yaml", "all ranks alike +versions, instruction set, configuration\n"),
+                                 ("b.yaml", "warning: rank 1 has another configuration than rank 0: 'seed: 2', not 'seed: 1'")):
+                command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "--mca", "btl", "tcp,self", "-n", "1", *doctor,
+                           folder / "a.yaml", ":", "-n", "1", *doctor, folder / second]
+                result = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT, timeout=300)
+                self.assertRegex(result.stdout, said)
+                self.assertIn("TCP (ob1, tcp)", result.stdout)
+                clocks = re.search(r"clocks, from rank 0's +([+-][\d.]+) to ([+-][\d.]+) s", result.stdout)
+                for offset in clocks.groups():  # the same clock: off by the way there at most
+                    self.assertLess(abs(float(offset)), 0.1)
 
 
 class WholeWay(unittest.TestCase):

@@ -1,6 +1,7 @@
 // Ranks that do not come, that end early or that throw end all ranks: seen from outside, in child runs under mpirun.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <chrono>
@@ -48,6 +49,7 @@ Outcome run(int ranks, const std::string& way, bool shared_memory = true) {
   const int status = pclose(pipe);
   outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (int i = 0; i < 100 && running() != 0; ++i) usleep(50'000);  // what is killed needs a moment to go
   EXPECT_EQ(running(), 0) << way;
   return outcome;
 }
