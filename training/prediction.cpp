@@ -76,7 +76,8 @@ double Predictor::product_bytes(double tokens, double passes) const {
 }
 
 Predictor::Layers Predictor::forward(const BatchCounts& batch, bool first_pass) const {
-  // A second forward pass is what the first one adds; without it the rest is three, of attention 3.5 of them.
+  // Forward and backward are three times the products, and 3.5 times the attention, of forward. A first pass, to the
+  // note rows alone, is what it adds.
   const StepFlops all = batch_flops(m_, batch, notes_.vocabulary, false);
   StepFlops one{.layers = all.layers / 3, .attention = all.attention / 3.5};
   if (first_pass) {

@@ -6,10 +6,10 @@ test_plan.py NOTELLM [unittest options]
 
 import json
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 NOTELLM = sys.argv[1]
@@ -21,6 +21,12 @@ CLUSTERS = CONFIGS / "clusters"
 def run(*command):
     return subprocess.run([NOTELLM, "plan", *map(str, command)], capture_output=True, text=True, check=False, cwd=ROOT,
                           timeout=60)
+
+
+def cpu_seconds():
+    """Of programs that have ended: whatever else the machine does."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class Plan(unittest.TestCase):
@@ -40,10 +46,10 @@ class Plan(unittest.TestCase):
         for model, parameters in (("llama2_7b.yaml", 6738415616), ("llama2_13b.yaml", 13015864320)):
             for cluster, ranks in (("dgx_a100.yaml", 8), *(("dgx_h100.yaml", n) for n in (8, 64, 256, 1024, 4096))):
                 with self.subTest(f"{model} on {ranks} of {cluster}"):
-                    begin = time.monotonic()
+                    begin = cpu_seconds()
                     text, plan = self.plan(model, "--cluster", CLUSTERS / cluster, "--ranks", ranks, "--set",
                                            f"train.pairs_per_step={8 * ranks}")
-                    self.assertLess(time.monotonic() - begin, 2)
+                    self.assertLess(cpu_seconds() - begin, 2)
                     self.assertIn("predicted", text)
                     dim = 4096 if "7b" in model else 5120
                     # The note head, and 64 more rows of embedding and head for [EMB].

@@ -2,8 +2,8 @@
 // against real steps in test_step_costs.
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cmath>
+#include <ctime>
 
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny_notes.h"
@@ -269,9 +269,9 @@ TEST(PlanSearch, FourThousandGpusInTwoSeconds) {
   c.train.pairs_per_step = 32768;
   ClusterConfig cluster;
   cluster.nodes = 512;
-  const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock();  // of this process, whatever else the machine does
   const PlanSearch search = search_plans(c, plain_notes(), cluster, 4096);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+  EXPECT_LT(std::clock() - begin, 2 * CLOCKS_PER_SEC);
   EXPECT_GT(std::ssize(search.choices), 10);
 }
 
