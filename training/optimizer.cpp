@@ -58,7 +58,7 @@ double Optimizer::squares(Stream& stream, std::span<const Tensor> gradients) {
     sum_of_squares(stream, gradients[g.piece].slice(g.begin, g.end), memory.slice(i, i + 1),
                    memory.slice(n, memory.rows()));
   }
-  std::vector<double> sums(static_cast<size_t>(n));
+  std::vector<double> sums(norm_groups_.size());
   copy(stream, memory.slice(0, n), Tensor::of(sums.data(), {n}));
   stream.synchronize();
   double sum = 0;

@@ -47,7 +47,8 @@ StepSizes expected_sizes(const RunConfig& config, const NoteStatistics& notes, M
 
 int64_t parameter_count(const ModelConfig& config, int64_t vocabulary) {
   int64_t count = 0;
-  for (const Parameter& p : ParameterLayout(config, vocabulary).all()) count += p.size();
+  const ParameterLayout layout(config, vocabulary);
+  for (const Parameter& p : layout.all()) count += p.size();
   return count;
 }
 

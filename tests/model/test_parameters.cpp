@@ -113,7 +113,9 @@ TEST(ParameterLayout, PartsMakeTheWhole) {
             ASSERT_EQ(x[at + i], y[from + i]) << p.name << " " << from + i;
           }
         });
-        if (index == ranks - 1) EXPECT_EQ(times, std::vector<int>(times.size(), p.copies)) << p.name << " of " << ranks;
+        if (index == ranks - 1) {
+          EXPECT_EQ(times, std::vector<int>(times.size(), p.copies)) << p.name << " of " << ranks;
+        }
       }
     }
   }

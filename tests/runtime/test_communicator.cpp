@@ -226,7 +226,9 @@ TEST_F(CommunicatorTest, CountsWhatGroupsSendToo) {
   inner.all_gather("test.inner", rank);
   const int64_t sent = 8 * (group.size() - 1);
   EXPECT_EQ(comm.bytes_sent().contains("test.inner"), sent > 0);
-  if (sent > 0) EXPECT_EQ(comm.bytes_sent().at("test.inner"), sent);
+  if (sent > 0) {
+    EXPECT_EQ(comm.bytes_sent().at("test.inner"), sent);
+  }
   EXPECT_EQ(group.bytes_sent(), comm.bytes_sent());
 }
 

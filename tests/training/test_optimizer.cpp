@@ -193,7 +193,9 @@ TEST(Optimizer, WritesTheWeightsInBf16Too) {
   f.update(optimizer, 0.1, 1, Tensor::of(narrow.data(), {f.layout.size()}));
   const std::vector<char> used = f.in_a_parameter();
   for (int64_t i = 0; i < f.layout.size(); ++i)
-    if (used[i]) ASSERT_EQ(narrow[i].bits, bf16(optimizer.weights().as<float>()[i]).bits) << i;
+    if (used[i]) {
+      ASSERT_EQ(narrow[i].bits, bf16(optimizer.weights().as<float>()[i]).bits) << i;
+    }
 }
 
 // Shards of three ranks together do what one rank does with all of it.
