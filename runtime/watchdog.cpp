@@ -208,7 +208,8 @@ Verdict judge(std::span<const RankState> states, int own, bool other_hosts, int6
     return {true, fmt::format("ranks wait for each other{}: {}", step, where)};
   }
   if (other_hosts)
-    return {false, fmt::format("all ranks of this host wait in {}{}: look at what ranks of other hosts say, or at the "
+    return {false, fmt::format("all ranks of this host wait in {}{}: look at ranks of other hosts, first those that "
+                               "say nothing, or at the "
                                "network",
                                mine, step)};
   return {false, fmt::format("all ranks wait in {}{}: their messages do not arrive", mine, step)};
