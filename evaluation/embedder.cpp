@@ -6,19 +6,23 @@
 namespace notellm {
 namespace {
 
-int64_t arena_bytes(const ModelConfig& config, DType compute, Device device, int64_t tokens, int64_t notes) {
+int64_t arena_bytes(const Transformer& transformer, int64_t tokens, int64_t notes) {
+  const ModelConfig& config = transformer.config();
   // … the vectors and gathered rows, and alignment
-  return transformer_arena_bytes(config, compute, device, tokens, notes, false) +
-         notes * (config.dim * size_of(compute) + (config.note_dim + 1) * 4) + (1 << 12);
+  return transformer.arena_bytes(tokens, notes, false) +
+         notes * (config.dim * size_of(transformer.compute()) + (config.note_dim + 1) * 4) + (1 << 12);
 }
 
 }  // namespace
 
-Embedder::Embedder(const ModelConfig& config, DType compute, int batch_notes, Device device)
-    : transformer_(config, compute, device), batch_notes_(batch_notes), device_(device), input_(device) {}
+Embedder::Embedder(const ModelConfig& config, DType compute, int batch_notes, Device device, Communicator* tensor)
+    : transformer_(config, compute, device, {}, tensor),
+      batch_notes_(batch_notes),
+      device_(device),
+      input_(device, {}, transformer_.part()) {}
 
 void Embedder::embed(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,
-                     std::span<const int32_t> which, Tensor out, bool show) {
+                     std::span<const int32_t> which, Tensor out, bool show, const PassHooks& hooks) {
   const auto all = static_cast<int64_t>(which.size());
   NOTELLM_CHECK(out.rows() == all, "{} for {} notes", describe(out), all);
   std::vector<int64_t> rows_of(ranks.size());
@@ -29,16 +33,18 @@ void Embedder::embed(Stream& stream, Communicator& ranks, const Weights& weights
   Buffer memory(own * out.cols() * 4);
   const Tensor mine = memory.tensor(DType::f32, {own, out.cols()});
   Progress progress("embed notes", own, show && ranks.rank() == 0);
-  for (int64_t begin = 0; begin < own; begin += batch_notes_) {
-    const int64_t end = std::min(own, begin + batch_notes_);
-    embed_batch(stream, weights, notes, which.subspan(first + begin, end - begin), mine.slice(begin, end));
+  // Ranks without notes left go through the motions where a forward pass is a collective.
+  const int64_t passes_over = hooks.begins ? std::ranges::max(rows_of) : own;
+  for (int64_t next = 0; next < passes_over; next += batch_notes_) {
+    const int64_t begin = std::min(own, next), end = std::min(own, next + batch_notes_);
+    embed_batch(stream, weights, notes, which.subspan(first + begin, end - begin), mine.slice(begin, end), hooks);
     progress.advance(end - begin);
   }
   ranks.all_gather_rows("note vectors", mine, rows_of, out);
 }
 
 void Embedder::embed_batch(Stream& stream, const Weights& weights, const NoteTable& notes,
-                           std::span<const int32_t> which, Tensor out) {
+                           std::span<const int32_t> which, Tensor out, const PassHooks& hooks) {
   examples_.clear();
   for (int32_t note : which) examples_.push_back({note, Task::embed, {}});
   pack(notes, examples_, true, batch_);
@@ -48,16 +54,15 @@ void Embedder::embed_batch(Stream& stream, const Weights& weights, const NoteTab
            "note '{}' makes a sequence of {} tokens, more than the model's context of {}: lower "
            "data.prompt.max_note_tokens",
            notes.ids[which[i]], batch_.positions[batch_.note_rows[i]] + 1, transformer_.config().context);
-  input_.set(batch_, false);
-  const int64_t bytes =
-      arena_bytes(transformer_.config(), transformer_.compute(), device_, input_.tokens(), out.rows());
+  input_.set(batch_, weights.embedding.rows() * transformer_.part().count, false);
+  const int64_t bytes = arena_bytes(transformer_, input_.tokens(), out.rows());
   if (!arena_ || arena_->capacity_bytes() < bytes) {
     arena_.reset();  // the old memory first
     arena_.emplace(bytes + bytes / 4, memory_of(device_));
   }
   arena_->rewind(0);
   input_.wait(stream);
-  const Tensor hidden = transformer_.forward(stream, weights, input_, *arena_, false);
+  const Tensor hidden = transformer_.forward(stream, weights, input_, *arena_, false, hooks);
   const Tensor z = arena_->allocate(DType::f32, {out.rows(), out.cols()});
   const Tensor norm = arena_->allocate(DType::f32, {out.rows()});
   note_vectors(stream, hidden, input_.note_places(), weights.note_projection, z, norm, *arena_);

@@ -11,18 +11,20 @@ namespace notellm {
 
 class Embedder {
  public:
-  // batch_notes: notes that are computed at once, on the device.
-  Embedder(const ModelConfig& config, DType compute, int batch_notes, Device device = Device::cpu);
+  // batch_notes: notes that are computed at once, on the device. tensor: as Transformer's.
+  Embedder(const ModelConfig& config, DType compute, int batch_notes, Device device = Device::cpu,
+           Communicator* tensor = nullptr);
 
   // Normalised vectors of rows of the note table (of their category prompt up to the row before [EMB]): out[i, :] for
   // notes[i], f32 [notes.size(), note_dim] in host memory. Stream and weights are the device's. Shared out over the
-  // ranks; every rank gets all. `show`: progress.
+  // ranks, with a tensor group over the data group; every rank gets all. `show`: progress. hooks: as forward's; all
+  // ranks make as many forward passes.
   void embed(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,
-             std::span<const int32_t> which, Tensor out, bool show);
+             std::span<const int32_t> which, Tensor out, bool show, const PassHooks& hooks = {});
 
  private:
   void embed_batch(Stream& stream, const Weights& weights, const NoteTable& notes, std::span<const int32_t> which,
-                   Tensor out);
+                   Tensor out, const PassHooks& hooks);
 
   Transformer transformer_;
   int batch_notes_;

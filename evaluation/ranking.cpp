@@ -1,12 +1,13 @@
 #include "evaluation/ranking.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <numeric>
 
+#include "kernels/embedding.h"
 #include "kernels/gemm.h"
-#include "runtime/memory.h"
+#include "kernels/rank_count.h"
+#include "runtime/transfer.h"
 
 namespace notellm {
 namespace {
@@ -42,117 +43,132 @@ struct Grouping {
   }
 };
 
-// How many of the scores are higher than the target's, and how many equal to it.
-Rank compare(const float* scores, int64_t size, float target) {
-  int32_t better = 0, ties = 0;
-#pragma omp simd reduction(+ : better, ties)
-  for (int64_t x = 0; x < size; ++x) {
-    better += !(scores[x] <= target);
-    ties += scores[x] == target;
-  }
-  return {better, ties};
-}
-
-// Takes one score out of what compare() counted.
-void leave_out(float score, float target, Rank& rank) {
-  const Rank one = compare(&score, 1, target);
-  rank.better -= one.better;
-  rank.ties -= one.ties;
-}
-
-// One question of a block of queries.
-struct Asked {
-  int64_t index;    // among all questions
-  int64_t row;      // of its query in the block
-  float score = 0;  // of its target
-};
-
 class Search {
  public:
   Search(Stream& stream, Tensor pool, std::span<const Question> questions, std::span<const float> prior)
       : stream_(stream),
-        pool_(pool),
         questions_(questions),
         prior_(prior),
-        memory_((query_tile + pool_tile) * pool.cols() * 4 + query_tile * pool_tile * 4 + 3 * 64),
+        pool_memory_(stream.on_gpu() ? pool.bytes() : 0, memory_of(stream.device()), "vectors that are ranked"),
+        prior_memory_(stream.on_gpu() ? std::ssize(prior) * 4 : 0, memory_of(stream.device()), "prior"),
+        memory_((query_tile + pool_tile) * pool.cols() * 4 + query_tile * pool_tile * 4 + 3 * 64,
+                memory_of(stream.device())),
+        lists_(stream.device()),
+        rows_(stream.device()),
+        pool_(on_stream(pool, pool_memory_)),
+        priors_(prior.empty() ? Tensor() : on_stream(Tensor::of(prior.data(), {std::ssize(prior)}), prior_memory_)),
         queries_(memory_.allocate(DType::f32, {query_tile, pool.cols()})),
         columns_(memory_.allocate(DType::f32, {pool_tile, pool.cols()})),
         scores_(memory_.allocate(DType::f32, {query_tile, pool_tile})) {}
 
   // Ranks the targets of the unique queries begin … end - 1, at most query_tile of them.
   void rank_block(const Grouping& groups, int64_t begin, int64_t end, std::vector<Rank>& ranks) {
-    asked_.clear();
-    for (int64_t u = begin; u < end; ++u)
-      for (int64_t i = groups.first[u]; i < groups.first[u + 1]; ++i) asked_.push_back({groups.order[i], u - begin});
+    ask(groups, begin, end);
     gather(std::span(groups.queries).subspan(begin, end - begin), queries_);
     score_targets();
-    for (int64_t tile = 0; tile < pool_.rows(); tile += pool_tile) count_tile(tile, ranks);
+    for (int64_t tile = 0; tile < pool_.rows(); tile += pool_tile) count_tile(tile);
+    counted_.resize(2 * asked_.size());
+    copy(stream_, counts(), Tensor::of(counted_.data(), {std::ssize(asked_), 2}));
+    lists_.done(stream_);
+    stream_.synchronize();
+    for (size_t i = 0; i < asked_.size(); ++i) ranks[asked_[i]] = {counted_[2 * i], counted_[2 * i + 1]};
   }
 
  private:
-  const float* score_row(int64_t row) const { return scores_.as<float>() + row * pool_tile; }
+  // In memory of the stream's device.
+  Tensor on_stream(Tensor host, const Buffer& memory) {
+    if (!stream_.on_gpu()) return host;
+    Tensor on = host;
+    on.data = memory.data();
+    copy(stream_, host, on);
+    return on;
+  }
+
+  // The block's questions, and their lists for the ops.
+  void ask(const Grouping& groups, int64_t begin, int64_t end) {
+    asked_.clear();
+    row_list_.clear();
+    left_out_list_.clear();
+    for (int64_t u = begin; u < end; ++u)
+      for (int64_t i = groups.first[u]; i < groups.first[u + 1]; ++i) {
+        const Question& question = questions_[groups.order[i]];
+        asked_.push_back(groups.order[i]);
+        row_list_.push_back(static_cast<int32_t>(u - begin));
+        left_out_list_.insert(left_out_list_.end(), {question.query, question.target});
+      }
+    const auto n = std::ssize(asked_);
+    lists_.send(
+        {{Tensor::of(row_list_.data(), {n}), &row_of_}, {Tensor::of(left_out_list_.data(), {n, 2}), &left_out_}});
+    lists_.wait(stream_);
+    if (const int64_t bytes = n * 3 * 4; results_.bytes() < bytes)
+      results_ = Buffer(bytes, memory_of(stream_.device()));
+    set_zero(stream_, counts());
+  }
+  Tensor counts() const { return Tensor(results_.data(), DType::i32, {std::ssize(asked_), 2}); }
+  Tensor targets() const {
+    return Tensor(static_cast<char*>(results_.data()) + std::ssize(asked_) * 8, DType::f32, {std::ssize(asked_)});
+  }
 
   // Rows of the pool into a tile; the rest of the tile is zero, so that every product has the same shape.
   void gather(std::span<const int32_t> rows, const Tensor& tile) {
-    const int64_t d = pool_.cols(), count = static_cast<int64_t>(rows.size());
-    for (int64_t i = 0; i < count; ++i) std::copy_n(pool_.as<float>() + rows[i] * d, d, tile.as<float>() + i * d);
-    std::fill(tile.as<float>() + count * d, tile.as<float>() + tile.size(), 0.0f);
+    wanted_.assign(rows.begin(), rows.end());
+    wanted_.resize(static_cast<size_t>(tile.rows()), -1);
+    Tensor list;
+    rows_.send({{Tensor::of(wanted_.data(), {tile.rows()}), &list}});
+    rows_.wait(stream_);
+    gather_rows(stream_, pool_, list, tile);
+    rows_.done(stream_);
   }
 
   void score(const Tensor& columns) { gemm(stream_, queries_, Transpose::no, columns, Transpose::yes, scores_); }
 
   // The targets' scores, as the same product that scores the pool gives them.
   void score_targets() {
-    std::vector<int32_t> rows;
-    for (size_t begin = 0; begin < asked_.size(); begin += pool_tile) {
-      const std::span<Asked> part =
-          std::span(asked_).subspan(begin, std::min<size_t>(pool_tile, asked_.size() - begin));
-      rows.clear();
-      for (const Asked& asked : part) rows.push_back(questions_[asked.index].target);
-      gather(rows, columns_);
+    const auto n = std::ssize(asked_);
+    for (int64_t begin = 0; begin < n; begin += pool_tile) {
+      const int64_t end = std::min(n, begin + pool_tile);
+      target_list_.clear();
+      for (int64_t i = begin; i < end; ++i) target_list_.push_back(left_out_list_[2 * i + 1]);
+      gather(target_list_, columns_);
       score(columns_);
-      for (size_t i = 0; i < part.size(); ++i)
-        part[i].score = score_row(part[i].row)[i] + (prior_.empty() ? 0.0f : prior_[rows[i]]);
+      Tensor prior;
+      if (!prior_.empty()) {
+        added_.clear();
+        for (int32_t target : target_list_) added_.push_back(prior_[target]);
+        rows_.send({{Tensor::of(added_.data(), {end - begin}), &prior}});
+        rows_.wait(stream_);
+      }
+      pick_scores(stream_, scores_, prior, row_of_.slice(begin, end), targets().slice(begin, end));
+      rows_.done(stream_);
     }
   }
 
-  void count_tile(int64_t begin, std::vector<Rank>& ranks) {
-    const int64_t d = pool_.cols(), size = std::min(pool_tile, pool_.rows() - begin);
+  void count_tile(int64_t begin) {
+    const int64_t size = std::min(pool_tile, pool_.rows() - begin);
+    const Tensor part = pool_.slice(begin, begin + size);
     if (size < pool_tile) {
-      std::memset(columns_.data, 0, columns_.bytes());
-      std::copy_n(pool_.as<float>() + begin * d, size * d, columns_.as<float>());
+      set_zero(stream_, columns_);
+      copy(stream_, part, columns_.slice(0, size));
     }
-    score(size == pool_tile ? pool_.slice(begin, begin + size) : columns_);
-    if (!prior_.empty()) add_prior(begin, size);
-    const int64_t count = static_cast<int64_t>(asked_.size());
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; ++i) {
-      const Asked& asked = asked_[i];
-      const float* scores = score_row(asked.row);
-      Rank& rank = ranks[asked.index];
-      const Rank found = compare(scores, size, asked.score);
-      rank.better += found.better;
-      rank.ties += found.ties;
-      for (const int64_t own : {questions_[asked.index].query - begin, questions_[asked.index].target - begin})
-        if (own >= 0 && own < size) leave_out(scores[own], asked.score, rank);
-    }
-  }
-
-  void add_prior(int64_t begin, int64_t size) {
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < query_tile; ++row) {
-      float* scores = scores_.as<float>() + row * pool_tile;
-      for (int64_t x = 0; x < size; ++x) scores[x] += prior_[begin + x];
-    }
+    score(size == pool_tile ? part : columns_);
+    rank_count(stream_, scores_, size, priors_.empty() ? Tensor() : priors_.slice(begin, begin + size), begin, row_of_,
+               targets(), left_out_, counts());
   }
 
   Stream& stream_;
-  Tensor pool_;
   std::span<const Question> questions_;
   std::span<const float> prior_;
+  Buffer pool_memory_, prior_memory_;  // CUDA only
   Arena memory_;
+  Upload lists_, rows_;
+  Tensor pool_, priors_;
   Tensor queries_, columns_, scores_;
-  std::vector<Asked> asked_;
+  // Of a block: its questions, among all; their queries' rows in the block; query and target.
+  std::vector<int64_t> asked_;
+  std::vector<int32_t> row_list_, left_out_list_, target_list_, wanted_, counted_;
+  std::vector<float> added_;
+  Tensor row_of_, left_out_;
+  Buffer results_;  // counts, targets' scores
 };
 
 }  // namespace
@@ -184,11 +200,13 @@ std::vector<Question> make_questions(const Pool& pool, std::span<const Pair> pai
 }
 
 Rank rank_in_row(std::span<const float> scores, Question question) {
-  const float target = scores[question.target];
-  Rank rank = compare(scores.data(), static_cast<int64_t>(scores.size()), target);
-  leave_out(scores[question.query], target, rank);
-  leave_out(target, target, rank);
-  return rank;
+  const int32_t row = 0, left_out[2] = {question.query, question.target};
+  int32_t counts[2] = {};
+  Stream stream;
+  const int64_t columns = std::ssize(scores);
+  rank_count(stream, Tensor::of(scores.data(), {1, columns}), columns, {}, 0, Tensor::of(&row, {1}),
+             Tensor::of(&scores[question.target], {1}), Tensor::of(left_out, {1, 2}), Tensor::of(counts, {1, 2}));
+  return {counts[0], counts[1]};
 }
 
 std::vector<Rank> rank_targets(Stream& stream, Communicator& ranks, Tensor pool, std::span<const Question> questions,

@@ -41,14 +41,14 @@ Rank rank_in_row(std::span<const float> scores, Question question);
 
 // score(query, x) = <pool[query], pool[x]> + prior[x]
 //
-//   pool   [P, d]  f32, the same on all ranks; normalised rows give the cosine
+//   pool   [P, d]  f32 in host memory, the same on all ranks; normalised rows give the cosine
 //   prior  [P]     added to every query's scores, or empty
 //
 // The rank of each question's target, on all ranks of `ranks`, which share the work by queries: the result does not
 // depend on their number. A query is scored once, whatever the number of its targets. Memory beyond arguments and
-// result: a tile of scores and its vectors. All products have the same shape, so that equal vectors have equal scores
-// wherever they stand (tests hold it).
-// Throws Error: dtype, rows out of range, a target that is its query, a prior of another length.
+// result: a tile of scores and its vectors; on CUDA also a copy of pool and prior. All products have the same shape, so
+// that equal vectors have equal scores wherever they stand (tests hold it). Throws Error: dtype, rows out of range, a
+// target that is its query, a prior of another length.
 std::vector<Rank> rank_targets(Stream& stream, Communicator& ranks, Tensor pool, std::span<const Question> questions,
                                std::span<const float> prior = {});
 

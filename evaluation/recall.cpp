@@ -14,9 +14,9 @@ Tensor pool_vectors(const Buffer& memory, const Weights& weights, const Pool& po
 }
 
 Buffer embed_pool(Stream& stream, Communicator& ranks, Embedder& embedder, const Weights& weights,
-                  const NoteTable& notes, const Pool& pool, bool show) {
+                  const NoteTable& notes, const Pool& pool, bool show, const PassHooks& hooks) {
   Buffer memory(pool.size() * weights.note_projection.rows() * size_of(DType::f32));
-  embedder.embed(stream, ranks, weights, notes, pool.notes, pool_vectors(memory, weights, pool), show);
+  embedder.embed(stream, ranks, weights, notes, pool.notes, pool_vectors(memory, weights, pool), show, hooks);
   return memory;
 }
 

@@ -16,7 +16,7 @@ std::vector<Pair> sample_pairs(std::span<const Pair> pairs, int64_t most);
 
 // The pool's note vectors, f32 [pool, note_dim]. All ranks call it and get the same. `show`: progress.
 Buffer embed_pool(Stream& stream, Communicator& ranks, Embedder& embedder, const Weights& weights,
-                  const NoteTable& notes, const Pool& pool, bool show);
+                  const NoteTable& notes, const Pool& pool, bool show, const PassHooks& hooks = {});
 Tensor pool_vectors(const Buffer& memory, const Weights& weights, const Pool& pool);
 
 // "recall_10", "recall_100", …, "mrr" with their values.

@@ -10,13 +10,15 @@
 namespace notellm {
 namespace {
 
-void expect_indices(const char* name, const Tensor& indices, int64_t bound) {
+void expect_indices(const char* name, const Tensor& indices, int32_t least, int64_t bound) {
   const int32_t* index = indices.as<int32_t>();
   for (int64_t i = 0; i < indices.rows(); ++i)
-    NOTELLM_CHECK(index[i] >= 0 && index[i] < bound, "{}[{}] is {}, but must be below {}", name, i, index[i], bound);
+    NOTELLM_CHECK(index[i] >= least && index[i] < bound, "{}[{}] is {}, but must be below {}", name, i, index[i],
+                  bound);
 }
 
-void expect_groups(const RowGroups& groups, int64_t rows) {
+void expect_groups(const RowGroups& groups, int64_t rows_of_dy) {
+  const int64_t rows = groups.rows.rows();
   const int32_t *begin = groups.begin.as<int32_t>(), *row = groups.rows.as<int32_t>();
   const int64_t count = groups.target.rows();
   NOTELLM_CHECK(begin[0] == 0 && begin[count] == rows, "groups of rows {} to {}, but there are {} rows", begin[0],
@@ -24,17 +26,22 @@ void expect_groups(const RowGroups& groups, int64_t rows) {
   for (int64_t g = 0; g < count; ++g)
     NOTELLM_CHECK(begin[g] <= begin[g + 1], "group {} begins at {} and ends at {}", g, begin[g], begin[g + 1]);
   for (int64_t k = 0; k < rows; ++k)
-    NOTELLM_CHECK(row[k] >= 0 && row[k] < rows, "row {} of the groups is {}, but must be below {}", k, row[k], rows);
+    NOTELLM_CHECK(row[k] >= 0 && row[k] < rows_of_dy, "row {} of the groups is {}, but must be below {}", k, row[k],
+                  rows_of_dy);
 }
 
 void copy_rows(const char* name, const Tensor& from, const Tensor& indices, const Tensor& to) {
-  expect_indices(name, indices, from.rows());
+  expect_indices(name, indices, -1, from.rows());
   const int32_t* index = indices.as<int32_t>();
   const int64_t rows = to.rows(), bytes = to.cols() * size_of(to.dtype);
   const char* source = static_cast<const char*>(from.data);
   char* target = static_cast<char*>(to.data);
 #pragma omp parallel for if (to.size() > parallel_elements)
-  for (int64_t r = 0; r < rows; ++r) std::memcpy(target + r * bytes, source + index[r] * bytes, bytes);
+  for (int64_t r = 0; r < rows; ++r)
+    if (index[r] >= 0)
+      std::memcpy(target + r * bytes, source + index[r] * bytes, bytes);
+    else
+      std::memset(target + r * bytes, 0, bytes);
 }
 
 template <class T>
@@ -106,12 +113,12 @@ void scatter_add_rows(Stream& stream, Tensor dy, const RowGroups& groups, Tensor
   expect("target", groups.target, DType::i32, grouped ? count : rows);
   if (grouped) {
     expect("begin", groups.begin, DType::i32, count + 1);
-    expect("rows", groups.rows, DType::i32, rows);
+    expect("rows", groups.rows, DType::i32, groups.rows.rows());
   }
   expect("dx", dx, dx.dtype == DType::f32 ? DType::f32 : dy.dtype, dx.rows(), dy.cols());
   if constexpr (cuda_built)
     if (stream.on_gpu()) return gpu::scatter_add_rows(stream, dy, groups, dx);
-  expect_indices("target", groups.target, dx.rows());
+  expect_indices("target", groups.target, 0, dx.rows());
   if (grouped) expect_groups(groups, rows);
   with_float_type("dy", dy, [&]<class T>(T) {
     dx.dtype == DType::f32 ? scatter<T, float>(dy, groups, dx) : scatter<T, T>(dy, groups, dx);
@@ -123,8 +130,8 @@ void GroupedRows::set(std::span<const int32_t> targets) {
   // A counting sort: how many rows each target has, then where its next row goes.
   place_.assign(n == 0 ? 0 : *std::max_element(targets.begin(), targets.end()) + 1, 0);
   for (int32_t target : targets) {
-    NOTELLM_CHECK(target >= 0, "target {} of a row", target);
-    ++place_[target];
+    NOTELLM_CHECK(target >= -1, "target {} of a row", target);
+    if (target >= 0) ++place_[target];
   }
   target_.clear();
   begin_.clear();
@@ -137,9 +144,10 @@ void GroupedRows::set(std::span<const int32_t> targets) {
     begin_.push_back(begin);
     begin += count;
   }
-  begin_.push_back(n);
-  rows_.resize(n);
-  for (int32_t r = 0; r < n; ++r) rows_[place_[targets[r]]++] = r;
+  begin_.push_back(begin);
+  rows_.resize(begin);
+  for (int32_t r = 0; r < n; ++r)
+    if (targets[r] >= 0) rows_[place_[targets[r]]++] = r;
 }
 
 RowGroups GroupedRows::view() const {

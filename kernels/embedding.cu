@@ -13,7 +13,8 @@ __global__ void __launch_bounds__(RowGrid::threads)
   const int64_t row = RowGrid::row();
   const int c = RowGrid::item() * n;
   if (row >= rows || c >= cols) return;
-  store(y + row * cols + c, load<n>(x + index[row] * int64_t{cols} + c));
+  const int from = index[row];
+  store(y + row * cols + c, from < 0 ? Pack<T, n>{} : load<n>(x + from * int64_t{cols} + c));
 }
 
 template <class T, int n>
@@ -126,7 +127,7 @@ void gather_rows(Stream& stream, Tensor x, Tensor rows, Tensor y) {
 }
 
 void scatter_add_rows(Stream& stream, Tensor dy, const RowGroups& groups, Tensor dx) {
-  if (dy.size() == 0) return;
+  if (dy.size() == 0 || groups.target.rows() == 0) return;
   const bool plain = groups.begin.empty();
   const Groups g = {groups.target.as<int32_t>(), plain ? nullptr : groups.begin.as<int32_t>(),
                     plain ? nullptr : groups.rows.as<int32_t>(), static_cast<int>(groups.target.rows())};

@@ -64,18 +64,19 @@ Report measure(const RunConfig& config, const BenchStepOptions& options, const S
   report.steps = options.steps;
   report.product = measure_large_product(ranks, config.compute(), config.device);
   report.peak = device_peak(config.device, config.compute());
-  TrainingState state(config, shards.notes.prompt);
+  Mesh mesh(ranks, config.parallel.tensor);
+  TrainingState state(config, shards.notes.prompt, mesh);
   state.start_anew(config, shards.notes.prompt);
-  TrainingStep step(config, shards.notes, shards.pairs, ranks);
+  TrainingStep step(config, shards.notes, shards.pairs, mesh);
   report.micro_batches = step.micro_batches();
   Stream stream(config.device);
   Progress progress("steps", options.warmup + options.steps, ranks.rank() == 0);
   for (int i = 0; i < options.warmup + options.steps; ++i) {
     ranks.barrier("begin of a step");
     Stopwatch watch;
-    const StepResult result = step.run(stream, i, state.weights, state.tau(stream), state.gradients);
+    const StepResult result = step.run(stream, i, state, state.tau(stream));
     watch.lap();
-    state.optimizer.update(stream, state.gradients.flat, learning_rate(config.optimizer, i, config.train.steps), i + 1);
+    state.update(stream, learning_rate(config.optimizer, i, config.train.steps), i + 1);
     stream.synchronize();
     const double optimizer_seconds = watch.lap(), seconds = ranks.max("slowest rank", watch.seconds());
     progress.advance();

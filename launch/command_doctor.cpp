@@ -7,19 +7,25 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
 #include <sstream>
 #define OMPI_SKIP_MPICXX 1  // not the old C++ bindings
 #include <mpi.h>
 
+#include "data_pipeline/shards.h"
 #include "kernels/gemm.h"
+#include "launch/agreement.h"
 #include "launch/commands.h"
+#include "launch/commit.h"
 #include "launch/device_facts.h"
 #include "launch/gpu_facts.h"
 #include "launch/measure.h"
 #include "launch/rank_links.h"
 #include "launch/table.h"
+#include "launch/transport.h"
 #include "runtime/files.h"
 #include "runtime/memory.h"
 #include "runtime/progress.h"
@@ -38,7 +44,9 @@ static_assert(sizeof(RankFacts) % sizeof(int32_t) == 0);
 
 class Doctor {
  public:
-  Doctor(Communicator& ranks, int threads) : ranks_(ranks), threads_(threads), facts_("ll") {}
+  // config: nullptr where none was given.
+  Doctor(Communicator& ranks, int threads, const RunConfig* config)
+      : ranks_(ranks), threads_(threads), config_(config), facts_("ll") {}
   void run();
 
  private:
@@ -49,6 +57,7 @@ class Doctor {
   void rank_table();
   void collectives(Device device);
   void links();
+  void agreement();
   void warn_of_threads();
   void warn(std::string text) { warnings_.push_back(std::move(text)); }
   void row(std::string name, std::string value) { facts_.row({std::move(name), std::move(value)}); }
@@ -56,8 +65,11 @@ class Doctor {
 
   Communicator& ranks_;
   int threads_;
-  std::vector<RankFacts> all_;  // of all ranks
+  const RunConfig* config_;
+  std::vector<RankFacts> all_;      // of all ranks
+  std::vector<std::string> hosts_;  // … by name
   Table facts_;
+  std::vector<Fact> to_agree_;  // what must be the same on all ranks
   std::string tables_;
   std::vector<std::string> warnings_;
   bool gpus_ready_ = false;  // of all ranks
@@ -130,21 +142,26 @@ void Doctor::versions() {
   unsigned major = 0, minor = 0, release = 0;
   H5get_libversion(&major, &minor, &release);
   const dnnl_version_t* dnnl = dnnl_version();
-  row("program", NOTELLM_VERSION);
-  row("compiler", "g++ " __VERSION__);
-  row("oneDNN", fmt::format("{}.{}.{}", dnnl->major, dnnl->minor, dnnl->patch));
-  row("HDF5", fmt::format("{}.{}.{}", major, minor, release));
-  row("MPI", mpi_version());
-  row("FAISS", fmt::format("{}.{}.{}", FAISS_VERSION_MAJOR, FAISS_VERSION_MINOR, FAISS_VERSION_PATCH));
-  row("SentencePiece", NOTELLM_SENTENCEPIECE_VERSION);
-  // Another program, or another instruction set, on one of the ranks: results would depend on the place.
-  ranks_.require_equal("program", "the program", fmt::format("{} {} {}", NOTELLM_VERSION, __VERSION__, dnnl->hash));
+  const auto version = [&](const char* name, std::string text) {
+    to_agree_.push_back({name, text});
+    row(name, std::move(text));
+  };
+  version("program", NOTELLM_VERSION ", commit " NOTELLM_COMMIT);
+  version("compiler", "g++ " __VERSION__);
+  version("oneDNN", fmt::format("{}.{}.{}", dnnl->major, dnnl->minor, dnnl->patch));
+  version("HDF5", fmt::format("{}.{}.{}", major, minor, release));
+  version("MPI", mpi_version());
+  version("FAISS", fmt::format("{}.{}.{}", FAISS_VERSION_MAJOR, FAISS_VERSION_MINOR, FAISS_VERSION_PATCH));
+  version("SentencePiece", NOTELLM_SENTENCEPIECE_VERSION);
 }
 
 void Doctor::gpus() {
   if constexpr (cuda_built) {
     GpuFacts facts = gpu_facts();
-    for (auto& [name, value] : facts.rows) row(std::move(name), std::move(value));
+    for (auto& [name, value] : facts.rows) {
+      to_agree_.push_back({name, value});
+      row(std::move(name), std::move(value));
+    }
     for (std::string& warning : facts.warnings) warn(std::move(warning));
     try {
       choose_device(Device::cuda, ranks_.local_rank(), ranks_.local_size());
@@ -173,6 +190,32 @@ void Doctor::gather_facts() {
   const std::vector<int64_t> rows_of(ranks_.size(), 1);
   ranks_.all_gather_rows("facts of a rank", Tensor(&mine, DType::i32, {1, words}), rows_of,
                          Tensor(all_.data(), DType::i32, {ranks_.size(), words}));
+  for (const RankFacts& facts : all_) hosts_.push_back(facts.host);
+}
+
+// Versions, instruction sets, configuration and shards; clocks.
+void Doctor::agreement() {
+  to_agree_.push_back({"instruction set", isa_name(all_[ranks_.rank()].isa)});
+  std::string names = "versions, instruction set";
+  if (config_) {
+    to_agree_.push_back({"configuration", print_run_config(*config_)});
+    names += ", configuration";
+    // Of all ranks or of none, so that all have the same facts.
+    const bool there = std::filesystem::exists(std::filesystem::path(config_->data.shards) / "shards.json");
+    if (ranks_.max("shards", static_cast<int64_t>(there)) != 0) {
+      to_agree_.push_back(
+          {"set of shards in " + config_->data.shards, there ? read_shard_set(config_->data.shards).id : "none"});
+      names += ", shards";
+    }
+  }
+  const std::vector<std::string> differences = find_differences(ranks_, to_agree_);
+  const std::vector<double> ahead = measure_clocks(ranks_);
+  if (ranks_.rank() != 0) return;
+  row("all ranks alike", differences.empty() ? names : fmt::format("no: {} differences, below", differences.size()));
+  const auto [behind, before] = std::ranges::minmax(ahead);
+  row("clocks, from rank 0's", fmt::format("{:+.6f} to {:+.6f} s", behind, before));
+  for (const std::string& difference : differences) warn(difference);
+  for (const std::string& warning : clock_warnings(ahead)) warn(warning);
 }
 
 void Doctor::machine() {
@@ -209,11 +252,6 @@ void Doctor::warn_of_threads() {
     if (facts.threads > facts.cores)
       warn(fmt::format("rank {}: {} threads bound to {} cores: start mpirun with --bind-to none, or fewer threads",
                        rank, facts.threads, facts.cores));
-    if (facts.isa != all_[0].isa)
-      warn(
-          fmt::format("rank {} has another instruction set ({}) than rank 0 ({}): results will not be the same bits as "
-                      "on equal CPUs",
-                      rank, isa_name(facts.isa), isa_name(all_[0].isa)));
     if (facts.f32_gflops < 0.5 * all_[0].f32_gflops)
       warn(fmt::format("rank {} is less than half as fast as rank 0: all ranks will wait for it", rank));
   }
@@ -267,15 +305,14 @@ void Doctor::collectives(Device device) {
 }
 
 void Doctor::links() {
-  Table table("llrr");
-  table.row({"ranks", "hosts", "latency", "GB/s"});
-  for (const RankLink& link : measure_links(ranks_)) {
-    const bool same = std::strcmp(all_[link.a].host, all_[link.b].host) == 0;
-    table.row({fmt::format("{} – {}", link.a, link.b),
-               same ? all_[link.a].host : fmt::format("{} – {}", all_[link.a].host, all_[link.b].host),
-               fmt::format("{:.1f} µs", link.latency_us), fmt::format("{:.2f}", link.bytes_per_second / 1e9)});
-  }
-  tables_ += "\nmessages between two ranks (8 bytes; 4 MiB), one pair at a time\n" + table.text(2);
+  const std::vector<RankLink> links = measure_links(ranks_, hosts_);
+  const MpiComponents components = mpi_components();
+  const bool one_host = std::ranges::all_of(hosts_, [&](const std::string& host) { return host == hosts_[0]; });
+  row("messages within a host", transport_of(components, true));
+  if (!one_host) row("messages between hosts", transport_of(components, false));
+  row("collectives", ranks_.on_shared_memory() ? "memory shared by the ranks" : "messages");
+  tables_ += "\nmessages between two ranks, one pair at a time: latency of 8 bytes, GB/s of 4 MiB\n" +
+             link_text(links, hosts_);
 }
 
 void Doctor::run() {
@@ -284,6 +321,7 @@ void Doctor::run() {
   gather_facts();
   machine();
   warn_of_threads();
+  if (ranks_.size() > 1) agreement();
   rank_table();
   if (ranks_.size() > 1) {
     collectives(Device::cpu);
@@ -304,20 +342,27 @@ void add_doctor(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand(
       "doctor", "what this machine has and how fast it is; alone or under mpirun, as a run would be");
   command->footer(
-      R"(Versions, cores, threads, instruction set, memory, GPUs; measured speed of matrix products (f32, bf16), of
-memory and, under mpirun, between ranks; warnings about what would make a run slow. Takes a few
-seconds and writes no file.
-Example: mpirun -n 2 notellm doctor)");
+      R"(Versions, cores, threads, instruction set, memory, GPUs; measured speed of matrix products (f32, bf16) and of
+memory. Under mpirun also whether the ranks agree in versions, instruction sets, configuration (CONFIG), shards and
+clocks; by what messages go, and their speed between ranks; warnings about what would make a run slow or wrong. Takes a
+few seconds and writes no file.
+Example: mpirun -n 2 notellm doctor run.yaml)");
+  auto options = std::make_shared<ConfigOptions>();
   auto threads = std::make_shared<int>(0);
+  options->add_to(*command, false);
   command
-      ->add_option("--threads", *threads,
-                   "threads of a rank, 0: the cores that it may use, shared out over the ranks of its host")
+      ->add_option(
+          "--threads", *threads,
+          "threads of a rank, 0: CONFIG's, or the cores that it may use, shared out over the ranks of its host")
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::Range(0, 1 << 20).description(""));
-  command->callback([threads, &chosen] {
-    chosen = [threads](Communicator& ranks) {
-      Doctor(ranks, set_threads(*threads, ranks)).run();
+  command->callback([options, threads, &chosen] {
+    chosen = [options, threads](Communicator& ranks) {
+      std::optional<RunConfig> config;
+      if (!options->path.empty()) config = read_run_config(options->path, options->overrides);
+      const int wanted = *threads == 0 && config ? config->threads : *threads;
+      Doctor(ranks, set_threads(wanted, ranks), config ? &*config : nullptr).run();
       return 0;
     };
   });

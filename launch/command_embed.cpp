@@ -27,9 +27,7 @@ std::vector<int32_t> rows_to_embed(const NoteTable& notes, bool pool) {
 int embed(const EmbedOptions& options, Communicator& ranks) {
   check_vector_file_name(options.output);
   const RunConfig config = options.read_for_device(ranks);
-  const TrainedModel model = TrainedModel::load(config, options.checkpoint);
-  ranks.require_equal("checkpoint", "the checkpoint",
-                      fmt::format("{} {}", model.checkpoint.string(), model.position.step));
+  const TrainedModel model = TrainedModel::load(config, options.checkpoint, ranks);
   NoteTable fresh;
   if (!options.notes.empty()) fresh = tokenize_file(config.data.shards, model.shards.notes, options.notes);
   const NoteTable& notes = options.notes.empty() ? model.shards.notes : fresh;

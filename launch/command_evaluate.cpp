@@ -69,8 +69,7 @@ std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, do
 
 int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   if (!options.json.empty() && ranks.rank() == 0) require_writable(options.json);  // before the work, not after it
-  const TrainedModel model = TrainedModel::load(options.read_for_device(ranks), options.checkpoint);
-  ranks.require_equal("checkpoint", "the checkpoint", model.checkpoint.string());
+  const TrainedModel model = TrainedModel::load(options.read_for_device(ranks), options.checkpoint, ranks);
   const NoteTable& notes = model.shards.notes;
   const std::vector<Pair>& test = model.shards.pairs.test;
   if (test.empty())
@@ -81,17 +80,17 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   const std::vector<Slice> slices =
       make_slices(notes, model.shards.pairs.train, test, model.config.evaluate.low_exposure_below);
 
-  Stream stream(model.config.device), cpu;  // vectors are computed there, ranks here
+  Stream stream(model.config.device);
   Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device);
   std::vector<MethodRanks> methods;
   if (options.baselines && ranks.rank() == 0) methods = baseline_ranks(model.config, notes, pool, questions);
   const Buffer memory = embed_pool(stream, ranks, embedder, model.weights, notes, pool, true);
   const Tensor vectors = pool_vectors(memory, model.weights, pool);
-  methods.push_back({"notellm", rank_targets(cpu, ranks, vectors, questions)});
+  methods.push_back({"notellm", rank_targets(stream, ranks, vectors, questions)});
   for (const double weight : options.popularity_weights) {
     const auto prior = popularity_prior(notes, pool, weight, model.tau);
     methods.push_back(
-        {fmt::format("notellm + {} × popularity", weight), rank_targets(cpu, ranks, vectors, questions, prior)});
+        {fmt::format("notellm + {} × popularity", weight), rank_targets(stream, ranks, vectors, questions, prior)});
   }
   if (ranks.rank() != 0) return 0;
   std::printf("%s", format_report(methods, slices, pool.size()).c_str());

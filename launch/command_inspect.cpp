@@ -55,7 +55,7 @@ std::string first_bytes(const fs::path& file) {
 void inspect_folder(const fs::path& folder, int64_t notes) {
   if (fs::exists(folder / shard_set_file_name)) return inspect_shards(folder, notes);
   if (notes > 0) fail(ErrorKind::usage, "--notes: {} is no folder of shards", folder.string());
-  if (fs::exists(folder / "manifest.json")) return inspect_checkpoint(folder);
+  if (fs::exists(folder / manifest_name)) return inspect_checkpoint(folder);
   if (fs::exists(folder / "checkpoints") || fs::exists(folder / "metrics.jsonl")) return inspect_run(folder);
   fail(ErrorKind::data,
        "{}: neither shards ({}), nor a checkpoint (manifest.json), nor a run (checkpoints, metrics.jsonl); a folder "
@@ -98,27 +98,31 @@ void inspect_checkpoint(const fs::path& folder) {
   const ModelConfig& m = info.config.model;
   Table table("ll");
   table.row({"what", "checkpoint, written by 'notellm train'"});
-  table.row({"step", fmt::format("{} of {} ({} skipped)", format_count(info.position.step),
-                                 format_count(info.config.train.steps), format_count(info.position.skipped))});
+  table.row({"step", fmt::format("{} of {} ({} skipped)", format_count(info.manifest.position.step),
+                                 format_count(info.config.train.steps), format_count(info.manifest.position.skipped))});
   table.row({"model", fmt::format("{} layers, dim {}, {} heads ({} kv), ffn {}, context {}, vectors of {}", m.layers,
                                   m.dim, m.heads, m.kv_heads, m.ffn, m.context, m.note_dim)});
-  table.row({"vocabulary",
-             fmt::format("{} rows, {} in use", format_count(info.vocabulary), format_count(info.tokens_in_use))});
-  const ParameterLayout layout(m, info.vocabulary);
+  table.row({"vocabulary", fmt::format("{} rows, {} in use", format_count(info.manifest.vocabulary),
+                                       format_count(info.manifest.tokens_in_use))});
+  const ParameterLayout layout(m, info.manifest.vocabulary);
   int64_t parameters = 0;
   for (const Parameter& parameter : layout.all()) parameters += parameter.size();
   table.row({"parameters", format_count(parameters)});
-  table.row({"tokenizer", info.tokenizer_digest});
+  table.row({"tokenizer", info.manifest.tokenizer_digest});
   table.row({"shards", info.config.data.shards});
   std::printf("%s", table.text().c_str());
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder)) files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) {
-    std::printf("%s, %s\n", file.filename().c_str(), format_bytes(static_cast<double>(fs::file_size(file))).c_str());
-    if (file.extension() == ".safetensors") print_tensors(SafetensorsFile(file));
+    const std::string name = file.filename().string();
+    const bool known = name == manifest_name ||
+                       std::ranges::find(info.manifest.files, name, &FileRecord::name) != info.manifest.files.end();
+    std::printf("%s, %s%s\n", name.c_str(), format_bytes(static_cast<double>(fs::file_size(file))).c_str(),
+                known ? "" : ", which the manifest does not know and nothing reads");
+    if (known && file.extension() == ".safetensors") print_tensors(SafetensorsFile(file));
   }
-  std::printf("all files agree with their checksums\n");
+  std::printf("all files of the manifest agree with their checksums\n");
 }
 
 void inspect_run(const fs::path& folder) {
@@ -133,7 +137,8 @@ void inspect_run(const fs::path& folder) {
   std::exception_ptr damage;
   for (const fs::path& checkpoint : checkpoints) {
     try {
-      table.row({checkpoint.filename().string(), format_count(verify_checkpoint(checkpoint).position.step), "whole"});
+      table.row({checkpoint.filename().string(), format_count(verify_checkpoint(checkpoint).manifest.position.step),
+                 "whole"});
     } catch (const Error& error) {
       // What a save that was cut off left behind does no harm.
       const bool partial = checkpoint.extension() == ".partial" || checkpoint.extension() == ".removed";

@@ -127,9 +127,7 @@ void print_index(const NearestIndex& index, Tensor pool) {
 
 int neighbors(const NeighborsOptions& options, Communicator& ranks) {
   const RunConfig config = options.read_for_device(ranks);
-  const TrainedModel model = TrainedModel::load(config, options.checkpoint);
-  ranks.require_equal("checkpoint", "the checkpoint",
-                      fmt::format("{} {}", model.checkpoint.string(), model.position.step));
+  const TrainedModel model = TrainedModel::load(config, options.checkpoint, ranks);
   const NoteTable& notes = model.shards.notes;
   const std::vector<int32_t> pool = pool_rows(notes, options.pool);
   if (pool.empty())

@@ -21,6 +21,7 @@ void add_embed(CLI::App& app, Action& chosen);
 void add_neighbors(CLI::App& app, Action& chosen);
 void add_bench(CLI::App& app, Action& chosen);
 void add_inspect(CLI::App& app, Action& chosen);
+void add_plan(CLI::App& app, Action& chosen);
 void add_doctor(CLI::App& app, Action& chosen);
 
 // CONFIG and --set, which most commands take.
@@ -28,7 +29,7 @@ struct ConfigOptions {
   std::string path;
   std::vector<std::string> overrides;
 
-  void add_to(CLI::App& command);
+  void add_to(CLI::App& command, bool required = true);
   // Reads the configuration and sets this rank's threads.
   RunConfig read(Communicator& ranks) const;
   // … and chooses this rank's GPU, where `device` asks for one: for commands that compute with the model.

@@ -3,9 +3,9 @@
 
 namespace notellm {
 
-void ConfigOptions::add_to(CLI::App& command) {
+void ConfigOptions::add_to(CLI::App& command, bool required) {
   command.add_option("config", path, "YAML file of the run (docs/configuration.md, or 'notellm train --keys')")
-      ->required()
+      ->required(required)
       ->type_name("CONFIG");
   command.add_option("--set", overrides, "override keys: --set train.steps=100 optimizer.learning_rate=1e-3")
       ->type_name("KEY=VALUE");

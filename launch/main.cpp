@@ -3,10 +3,12 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <optional>
 #include <thread>
 
 #include "launch/commands.h"
 #include "runtime/log.h"
+#include "runtime/watchdog.h"
 
 namespace notellm {
 
@@ -17,13 +19,22 @@ constexpr const char* exit_codes =
     "5 checkpoint; 6 another rank; 7 training diverged; 8 the GPU; 85 ended by TERM or USR1 after saving: queue again\n"
     "(docs/failure.md).";
 
+// How long a rank waits before it says what went wrong, so that the last word is the first cause. What is wrong with
+// the input is wrong on every rank: rank 0 says it and ends all; another rank speaks only when it is alone with its
+// error. That another rank has failed is said only when that one does not.
+std::chrono::seconds patience(int rank, int code) {
+  if (code == static_cast<int>(ErrorKind::internal)) return std::chrono::seconds(0);
+  return std::chrono::seconds((rank == 0 ? 0 : 2) + (code == static_cast<int>(ErrorKind::peer) ? 3 : 0));
+}
+
 int run(const Action& chosen) {
-  Communicator ranks = Communicator::world();
-  set_up_logging(ranks.rank(), ranks.size());
   int code = 0;
   std::string message;
+  std::optional<Communicator> ranks;
   try {
-    return chosen(ranks);
+    ranks = Communicator::world();
+    set_up_logging(ranks->rank(), ranks->size());
+    return chosen(*ranks);
   } catch (const Error& error) {
     code = static_cast<int>(error.kind());
     message = error.what();
@@ -34,16 +45,14 @@ int run(const Action& chosen) {
     code = static_cast<int>(ErrorKind::internal);
     message = error.what();
   }
-  if (ranks.size() == 1) {
-    std::fprintf(stderr, "notellm: error: %s\n", message.c_str());
+  if (ranks && ranks->size() == 1) {
+    std::fprintf(stderr, "notellm: error%s: %s\n", whereabouts().c_str(), message.c_str());
     return code;
   }
-  // What is wrong with the input is wrong on every rank: rank 0 says it and ends all; another rank speaks only when it
-  // is alone with its error.
-  if (ranks.rank() != 0 && code != static_cast<int>(ErrorKind::internal))
-    std::this_thread::sleep_for(std::chrono::seconds(2));
-  std::fprintf(stderr, "notellm: rank %d: error: %s\n", ranks.rank(), message.c_str());
-  std::fflush(stderr);
+  leave_watchdog();
+  if (ranks) std::this_thread::sleep_for(patience(ranks->rank(), code));
+  const std::string who = ranks ? fmt::format("rank {}: ", ranks->rank()) : "";
+  std::fprintf(stderr, "notellm: %serror%s: %s\n", who.c_str(), whereabouts().c_str(), message.c_str());
   Communicator::abort(code);
 }
 
@@ -59,7 +68,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", NOTELLM_VERSION);
   app.get_formatter()->column_width(36);
   Action chosen;
-  for (auto add : {add_prepare, add_train, add_evaluate, add_embed, add_neighbors, add_bench, add_inspect, add_doctor})
+  for (auto add :
+       {add_prepare, add_train, add_evaluate, add_embed, add_neighbors, add_bench, add_plan, add_inspect, add_doctor})
     add(app, chosen);
   try {
     app.parse(argc, argv);

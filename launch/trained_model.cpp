@@ -22,13 +22,15 @@ Buffer load_compute_weights(const std::filesystem::path& checkpoint, const Param
 
 }  // namespace
 
-TrainedModel TrainedModel::load(const RunConfig& config, const std::string& checkpoint_or_empty) {
+TrainedModel TrainedModel::load(const RunConfig& config, const std::string& checkpoint_or_empty, Communicator& ranks) {
   const std::filesystem::path folder =
       find_checkpoint(checkpoint_or_empty.empty() ? config.train.run : checkpoint_or_empty);
-  const CheckpointInfo info = verify_checkpoint(folder);
+  ranks.require_equal("checkpoint", "the checkpoint", folder.string());
+  const CheckpointInfo info = verify_checkpoint(folder, ranks);
   Shards shards = read_shards(config.data.shards);
   ParameterLayout layout(info.config.model, padded_vocabulary(shards.notes.prompt.vocabulary));
-  if (info.tokenizer_digest != shards.notes.tokenizer_digest || info.vocabulary != layout.vocabulary())
+  if (info.manifest.tokenizer_digest != shards.notes.tokenizer_digest ||
+      info.manifest.vocabulary != layout.vocabulary())
     fail(ErrorKind::checkpoint,
          "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
          folder.string(), config.data.shards, info.config.data.shards);
@@ -36,9 +38,10 @@ TrainedModel TrainedModel::load(const RunConfig& config, const std::string& chec
   effective.model = info.config.model;
   float tau = 0;
   Buffer memory = load_compute_weights(folder, layout, config.compute(), config.device, tau);
-  const Weights weights(layout, effective.model, memory.tensor(config.compute(), {layout.size()}));
-  spdlog::info("{}: the model after step {}", folder.string(), info.position.step);
-  return {effective, folder, info.position, std::move(shards), std::move(layout), std::move(memory), weights, tau};
+  const Weights weights(layout, memory.tensor(config.compute(), {layout.size()}));
+  spdlog::info("{}: the model after step {}", folder.string(), info.manifest.position.step);
+  return {effective, folder, info.manifest.position, std::move(shards), std::move(layout), std::move(memory),
+          weights,   tau};
 }
 
 }  // namespace notellm

@@ -16,7 +16,6 @@ void Contrastive::run(Stream& stream, Communicator& ranks, const GatheredNotes& 
   notes_ = notes;
   first_ = first;
   tau_ = tau;
-  share_ = gradient_ == ContrastiveGradient::released_code ? 1.0f / static_cast<float>(ranks.size()) : 1.0f;
 
   mask_.build(notes.ids, first, first + rows, mask_known_);
   own_rows_.resize(rows);

@@ -32,8 +32,12 @@ struct GatheredNotes {
 
 class Contrastive {
  public:
-  Contrastive(bool mask_known, ContrastiveGradient gradient, Device device = Device::cpu)
-      : mask_known_(mask_known), gradient_(gradient), upload_(device), download_(device) {}
+  // released_code_ranks: W of the authors' code, the ranks with notes of their own.
+  Contrastive(bool mask_known, ContrastiveGradient gradient, int released_code_ranks, Device device = Device::cpu)
+      : mask_known_(mask_known),
+        share_(gradient == ContrastiveGradient::released_code ? 1.0f / static_cast<float>(released_code_ranks) : 1.0f),
+        upload_(device),
+        download_(device) {}
 
   // z [own rows, d] f32: this rank's normalised vectors. On return (CUDA: in the stream's order) dz holds
   // scale · ∂(Σ over all rows of all ranks of loss_i)/∂z. A collective: all ranks call it with the same `notes`, which
@@ -45,7 +49,7 @@ class Contrastive {
 
  private:
   bool mask_known_;
-  ContrastiveGradient gradient_;
+  float share_;  // of the contrastive gradient that the encoder gets
   ContrastiveMask mask_;
   std::vector<int32_t> own_rows_;  // 0, 1, …
   Upload upload_;
@@ -53,7 +57,7 @@ class Contrastive {
   // What sums() needs of the last run.
   GatheredNotes notes_;
   int64_t first_ = 0;
-  float tau_ = 0, share_ = 1;
+  float tau_ = 0;
   std::vector<Tensor> found_;  // in host memory: lse, positive, similarity of each row; dtau
 };
 

@@ -8,6 +8,7 @@
 #include "kernels/attention.h"
 #include "kernels/attention_cudnn.h"
 #include "kernels/embedding.h"
+#include "model/row_share.h"
 #include "runtime/transfer.h"
 
 namespace notellm {
@@ -17,24 +18,25 @@ namespace notellm {
 // work that reads another object goes on.
 class ModelInput {
  public:
-  // cudnn: the heads, where cuDNN computes attention; only with CUDA.
-  explicit ModelInput(Device device = Device::cpu, std::optional<CudnnHeads> cudnn = {})
-      : device_(device), cudnn_(cudnn), upload_(device) {}
+  // cudnn: the heads, where cuDNN computes attention; only with CUDA. part: for the rank's part of the model.
+  explicit ModelInput(Device device = Device::cpu, std::optional<CudnnHeads> cudnn = {}, TensorPart part = {})
+      : device_(device), cudnn_(cudnn), share_(part, device), upload_(device) {}
 
-  // with_labels: label rows are read too, not only note rows. Throws Error: what AttentionPlan, with cuDNN
-  // CudnnSequences, refuses.
-  void set(const PackedBatch& batch, bool with_labels);
+  // vocabulary: rows of the whole embedding, padding included; it decides which tokens belong to the part. with_labels:
+  // label rows are read too, not only note rows. Throws Error: what AttentionPlan, with cuDNN CudnnSequences, refuses.
+  void set(const PackedBatch& batch, int64_t vocabulary, bool with_labels);
   // Around the work that reads the input: what is enqueued after wait() finds it there; done() says that what has been
   // enqueued is the last to read it, and comes before the next set().
   void wait(Stream& stream) const { upload_.wait(stream); }
   void done(Stream& stream) { upload_.done(stream); }
 
   int64_t tokens() const { return tokens_.rows(); }
-  int64_t hidden_rows() const { return rows_.rows(); }
+  int64_t hidden_rows() const { return own_rows_.rows(); }
   // Where the rows stand among the hidden rows; the places of one list are distinct.
   Tensor note_places() const { return note_places_; }    // [2b]
   Tensor label_places() const { return label_places_; }  // [m]
-  Tensor labels() const { return labels_; }              // [m] the batch's
+  // [m] the batch's, as rows of this part of the head; −1: of another part
+  Tensor labels() const { return labels_; }
 
  private:
   friend class Transformer;
@@ -45,23 +47,27 @@ class ModelInput {
 
   // The host's lists.
   struct Lists {
-    std::vector<int32_t> all_tokens;     // 0 .. n-1
-    std::vector<int32_t> rows;           // [r] ascending
-    std::vector<int32_t> row_positions;  // [r]
+    std::vector<int32_t> all_tokens;      // 0 .. n-1
+    std::vector<int32_t> rows;            // [r] ascending
+    std::vector<int32_t> row_positions;   // [r]
+    std::vector<int32_t> own_rows;        // [r] where the rank keeps the token's row of the residual stream, or −1
+    std::vector<int32_t> tokens, labels;  // [n], [m] as rows of the part of the vocabulary, or −1
     std::vector<int32_t> note_places, label_places;
     std::vector<AttentionSegment> segments;  // scratch of set()
   };
   Device device_;
   std::optional<CudnnHeads> cudnn_;
   Lists lists_;
-  GroupedRows tokens_grouped_;
+  RowShare share_;
+  GroupedRows tokens_grouped_, rows_grouped_;
   AttentionPlan plan_, last_plan_;
   CudnnSequences sequences_;  // with cuDNN: for all layers but the last
   Upload upload_;
   // What the ops read, on the device.
-  Tensor tokens_, positions_;    // [n] i32
-  Tensor rows_, row_positions_;  // [r] i32
-  RowGroups rows_of_tokens_;     // rows by token
+  Tensor tokens_, positions_;        // [n] i32
+  Tensor own_rows_, row_positions_;  // [r] i32
+  RowGroups rows_of_tokens_;         // rows by token
+  RowGroups hidden_rows_of_rows_;    // hidden rows by the rank's own row of the residual stream
   Tensor note_places_, label_places_, labels_;
 };
 

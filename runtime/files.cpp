@@ -57,6 +57,12 @@ void read_pieces(const fs::path& path, Use use) {
   }
 }
 
+[[noreturn]] void fail_to_write(const fs::path& path) {
+  const int error = errno;
+  fail(ErrorKind::io, "cannot write {}: {}{}", path.string(), std::strerror(error),
+       error == ENOSPC || error == EDQUOT ? "; free some space" : "");
+}
+
 bool write_all(int descriptor, std::string_view content) {
   while (!content.empty()) {
     const ssize_t written = write(descriptor, content.data(), content.size());
@@ -121,10 +127,48 @@ void write_file(const fs::path& path, const std::function<std::string_view()>& n
   if (!write() || rename(beside.c_str(), path.c_str()) != 0) {
     const int error = errno;
     unlink(beside.c_str());
-    fail(ErrorKind::io, "cannot write {}: {}{}", path.string(), std::strerror(error),
-         error == ENOSPC || error == EDQUOT ? "; free some space and start again" : "");
+    errno = error;
+    fail_to_write(path);
   }
   sync_directory(path.parent_path());
+}
+
+void create_file(const fs::path& path, std::string_view begin, int64_t bytes) {
+  File file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  if (!file.ok()) fail_to_write(path);
+  int taken;
+  do taken = fallocate(file.descriptor(), 0, 0, bytes);
+  while (taken != 0 && errno == EINTR);
+  // Not every file system can take room beforehand; there a full disk is found when the bytes come.
+  if (taken != 0 && errno == EOPNOTSUPP) taken = ftruncate(file.descriptor(), bytes);
+  if (taken != 0 || !write_all(file.descriptor(), begin) || !file.close()) fail_to_write(path);
+}
+
+FileInPlace::FileInPlace(const fs::path& path) : path_(path), descriptor_(open(path.c_str(), O_WRONLY | O_CLOEXEC)) {
+  if (descriptor_ < 0) fail_to_write(path_);
+}
+
+FileInPlace::FileInPlace(FileInPlace&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+FileInPlace::~FileInPlace() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+void FileInPlace::write(int64_t offset, std::string_view content) {
+  while (!content.empty()) {
+    const ssize_t written = pwrite(descriptor_, content.data(), content.size(), offset);
+    if (written > 0) {
+      content.remove_prefix(static_cast<size_t>(written));
+      offset += written;
+    } else if (errno != EINTR) {
+      fail_to_write(path_);
+    }
+  }
+}
+
+void FileInPlace::sync() {
+  if (fsync(descriptor_) != 0 || close(std::exchange(descriptor_, -1)) != 0) fail_to_write(path_);
 }
 
 void require_writable(const fs::path& path) {

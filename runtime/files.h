@@ -23,6 +23,26 @@ void write_file(const std::filesystem::path& path, std::span<const std::string_v
 // throws leaves the old file.
 void write_file(const std::filesystem::path& path, const std::function<std::string_view()>& next);
 
+// Makes a file of `bytes` bytes, the first of which are `begin` and the others zero, with its room on the disk taken
+// now where the file system can. To be filled by FileInPlace, also from other processes. Throws Error(io); not synced.
+void create_file(const std::filesystem::path& path, std::string_view begin, int64_t bytes);
+
+// A file that is there, written in place: for several writers, each with its own bytes. Move-only.
+class FileInPlace {
+ public:
+  // All functions throw Error(io) naming the file and the reason.
+  explicit FileInPlace(const std::filesystem::path& path);
+  FileInPlace(FileInPlace&& other) noexcept;
+  ~FileInPlace();
+  void write(int64_t offset, std::string_view content);
+  // What was written is on the disk. Closes the file.
+  void sync();
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_;
+};
+
 // Throws Error(io) where write_file(path, …) could not begin: a folder that is missing or not to be written, or `path`
 // is a folder. To be asked before long work whose result goes there.
 void require_writable(const std::filesystem::path& path);

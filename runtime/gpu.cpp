@@ -51,7 +51,7 @@ std::string holders() {
 template <class Query>
 void wait_for(const Query& query, const char* what) {
   std::optional<WatchedCollective> watched;
-  if (const LastCollective last = last_collective(); last.name) watched.emplace(last.name, last.rank);
+  if (const LastCollective last = last_collective(); last.name) watched.emplace(last.name, last.group);
   for (int asked = 0;; ++asked) {
     const cudaError_t status = query();
     check_collectives();

@@ -58,9 +58,10 @@ std::string Nccl::make_id() {
   return std::string(id.internal, sizeof id.internal);
 }
 
-Nccl::Nccl(const std::string& id, int rank, int size) : rank_(rank), size_(size) {
+Nccl::Nccl(const std::string& id, int rank, int size, const std::string& group)
+    : group_(group), rank_(rank), size_(size) {
   constexpr const char* name = "start of NCCL";
-  const WatchedCollective watched(name, rank);
+  const WatchedCollective watched(name, group);
   ncclUniqueId unique;
   NOTELLM_CHECK(id.size() == sizeof unique.internal, "an NCCL id of {} bytes", id.size());
   std::memcpy(unique.internal, id.data(), id.size());
@@ -83,14 +84,18 @@ Nccl::~Nccl() {
 void Nccl::check(int status, const char* name) const {
   if (status == ncclSuccess || status == ncclInProgress) return;
   fail(ErrorKind::peer,
-       "rank {}: collective {} failed in NCCL: {}; look at the first error of the other ranks, or run again with "
-       "NCCL_DEBUG=WARN",
-       rank_, name, ncclGetErrorString(static_cast<ncclResult_t>(status)));
+       "{} failed in NCCL: {}; look at the first error of the other ranks, or run again with NCCL_DEBUG=WARN",
+       collective_text(name, group_), ncclGetErrorString(static_cast<ncclResult_t>(status)));
+}
+
+void Nccl::begin(const char* name) {
+  last_ = name;
+  last = {name, group_};
 }
 
 void Nccl::all_reduce_sum(Stream& stream, const char* name, Tensor t) {
-  const WatchedCollective watched(name, rank_);
-  last = {name, rank_};
+  const WatchedCollective watched(name, group_);
+  begin(name);
   check(ncclAllReduce(t.data, t.data, static_cast<size_t>(t.size()), type_of(t.dtype), ncclSum, native(native_),
                       native(stream)),
         name);
@@ -99,8 +104,8 @@ void Nccl::all_reduce_sum(Stream& stream, const char* name, Tensor t) {
 // Ranks nearly always have the same number of rows, for which NCCL has its fastest algorithms. Otherwise each rank's
 // block goes out by itself, in one group, so that no more bytes are sent and no memory is needed for padding.
 void Nccl::all_gather(Stream& stream, const char* name, Tensor mine, std::span<const int64_t> begins, Tensor all) {
-  const WatchedCollective watched(name, rank_);
-  last = {name, rank_};
+  const WatchedCollective watched(name, group_);
+  begin(name);
   const ncclDataType_t type = type_of(all.dtype);
   if (even(begins))
     return check(ncclAllGather(mine.data, all.data, count_of(begins, rank_), type, native(native_), native(stream)),
@@ -118,10 +123,11 @@ void Nccl::all_gather(Stream& stream, const char* name, Tensor mine, std::span<c
 void Nccl::reduce_scatter(Stream& stream, const char* name, Tensor all, std::span<const int64_t> begins, Tensor mine) {
   if (!even(begins)) {
     all_reduce_sum(stream, name, all);
+    if (mine.data == element(all, begins[rank_])) return;
     return copy(stream, element(all, begins[rank_]), mine.data, mine.bytes());
   }
-  const WatchedCollective watched(name, rank_);
-  last = {name, rank_};
+  const WatchedCollective watched(name, group_);
+  begin(name);
   check(ncclReduceScatter(all.data, mine.data, count_of(begins, rank_), type_of(all.dtype), ncclSum, native(native_),
                           native(stream)),
         name);
@@ -130,8 +136,8 @@ void Nccl::reduce_scatter(Stream& stream, const char* name, Tensor all, std::spa
 void check_collectives() {
   for (const Nccl* nccl : alive) {
     ncclResult_t failed = ncclSuccess;
-    nccl->check(ncclCommGetAsyncError(native(nccl->native_), &failed), last.name ? last.name : "start of NCCL");
-    nccl->check(failed, last.name ? last.name : "start of NCCL");
+    nccl->check(ncclCommGetAsyncError(native(nccl->native_), &failed), nccl->last_);
+    nccl->check(failed, nccl->last_);
   }
 }
 

@@ -14,8 +14,8 @@ class Nccl {
  public:
   // What rank 0 makes and all ranks begin with.
   static std::string make_id();
-  // Itself a collective of all ranks, each with its GPU chosen. Throws Error(peer).
-  Nccl(const std::string& id, int rank, int size);
+  // Itself a collective of all ranks, each with its GPU chosen. group: what messages call them. Throws Error(peer).
+  Nccl(const std::string& id, int rank, int size, const std::string& group);
   Nccl(const Nccl&) = delete;
   Nccl& operator=(const Nccl&) = delete;
   ~Nccl();
@@ -29,18 +29,21 @@ class Nccl {
  private:
   friend void check_collectives();
   void check(int status, const char* name) const;
+  void begin(const char* name);
 
   void* native_ = nullptr;  // the ncclComm_t
+  std::string group_;
   int rank_, size_;
+  const char* last_ = "start of NCCL";  // the collective that was enqueued last
 };
 
-// Throws Error(peer), with the last collective's name, when NCCL has met an error since it was enqueued.
+// Throws Error(peer), with the name of the group's last collective, when NCCL has met an error since it was enqueued.
 void check_collectives();
 
 // The collective that was enqueued last; no name: none yet, or its ranks are gone.
 struct LastCollective {
   const char* name = nullptr;
-  int rank = 0;
+  std::string group;
 };
 LastCollective last_collective();
 

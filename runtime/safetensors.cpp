@@ -11,13 +11,13 @@
 #include <cstring>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
 
 #include "runtime/edit_distance.h"
-#include "runtime/files.h"
 
 namespace notellm {
 namespace {
@@ -158,70 +158,34 @@ Tensor make_tensor(const Entry& entry, void* data) {
   return t;
 }
 
-// Length and JSON, filled with blanks so that the data is aligned.
-std::string make_header(const std::vector<const NamedTensor*>& order,
-                        const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
-  int64_t begin = 0;
-  for (const NamedTensor* named : order) {
-    const Tensor& t = named->tensor;
-    NOTELLM_CHECK(t.dims > 0 && named->name != "__metadata__" && !header.contains(named->name),
-                  "cannot write tensor {} as {}", describe(t), named->name);
-    header[named->name] = {{"dtype", safetensors_name(t.dtype)},
-                           {"shape", std::vector<int64_t>(t.shape.begin(), t.shape.begin() + t.dims)},
-                           {"data_offsets", {begin, begin + t.bytes()}}};
-    begin += t.bytes();
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + alignment - 1) / alignment * alignment, ' ');
-  const uint64_t length = text.size();
-  return std::string(reinterpret_cast<const char*>(&length), length_bytes) + text;
-}
-
-// A tensor's bytes, piece by piece, in host memory.
-class HostPieces {
- public:
-  explicit HostPieces(Device device) : stream_(device), staging_(stream_.on_gpu() ? piece_bytes : 0) {}
-
-  // The next piece of t, valid until the next call; empty after the last, and the next call begins with another tensor.
-  std::string_view next(const Tensor& t) {
-    const char* from = static_cast<const char*>(t.data) + at_;
-    const int64_t bytes = stream_.on_gpu() ? std::min(piece_bytes, t.bytes() - at_) : t.bytes() - at_;
-    at_ = bytes == 0 ? 0 : at_ + bytes;
-    if (bytes == 0 || !stream_.on_gpu()) return {from, static_cast<size_t>(bytes)};
-    const int64_t elements = bytes / size_of(t.dtype);
-    copy(stream_, Tensor(const_cast<char*>(from), t.dtype, {elements}), staging_.tensor(t.dtype, {elements}));
-    stream_.synchronize();
-    return {static_cast<const char*>(staging_.data()), static_cast<size_t>(bytes)};
-  }
-
- private:
-  static constexpr int64_t piece_bytes = 64 << 20;
-  Stream stream_;
-  Buffer staging_;
-  int64_t at_ = 0;
-};
 }  // namespace
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
-                       const std::map<std::string, std::string>& metadata, Device device) {
-  std::vector<const NamedTensor*> order;
-  for (const NamedTensor& named : tensors) order.push_back(&named);
-  // The format allows no gaps: with the wide types first, every tensor is aligned to its type.
-  std::ranges::stable_sort(order, std::greater(), [](const NamedTensor* n) { return size_of(n->tensor.dtype); });
-  const std::string header = make_header(order, metadata);
-  HostPieces pieces(device);
-  bool header_given = false;
-  size_t tensor = 0;
-  write_file(path, [&]() -> std::string_view {
-    if (!std::exchange(header_given, true)) return header;
-    while (tensor < order.size()) {
-      if (const std::string_view piece = pieces.next(order[tensor]->tensor); !piece.empty()) return piece;
-      ++tensor;
-    }
-    return {};
-  });
+SafetensorsPlan plan_safetensors(std::span<const NamedTensor> tensors,
+                                 const std::map<std::string, std::string>& metadata) {
+  std::vector<size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::greater(), [&](size_t i) { return size_of(tensors[i].tensor.dtype); });
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  SafetensorsPlan plan{.header = {}, .offsets = std::vector<int64_t>(tensors.size()), .bytes = 0};
+  for (const size_t i : order) {
+    const auto& [name, t] = tensors[i];
+    NOTELLM_CHECK(t.dims > 0 && name != "__metadata__" && !header.contains(name), "cannot write tensor {} as {}",
+                  describe(t), name);
+    header[name] = {{"dtype", safetensors_name(t.dtype)},
+                    {"shape", std::vector<int64_t>(t.shape.begin(), t.shape.begin() + t.dims)},
+                    {"data_offsets", {plan.bytes, plan.bytes + t.bytes()}}};
+    plan.offsets[i] = plan.bytes;
+    plan.bytes += t.bytes();
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + alignment - 1) / alignment * alignment, ' ');  // so that the data is aligned
+  const uint64_t length = text.size();
+  plan.header = std::string(reinterpret_cast<const char*>(&length), length_bytes) + text;
+  const auto begin = static_cast<int64_t>(plan.header.size());
+  for (int64_t& offset : plan.offsets) offset += begin;
+  plan.bytes += begin;
+  return plan;
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path) {

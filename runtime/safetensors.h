@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,12 +19,18 @@ struct NamedTensor {
   Tensor tensor;
 };
 
-// Writes a file as write_file does; dtypes f32, bf16, i32, i64, f64. The data begins at a multiple of 8 bytes and lies
-// in the order given, except that wider types come first: the format allows no gaps, and so each tensor is aligned to
-// its type. Tensors lie in memory of `device`, from where they come in slices. Throws Error(io); Error(internal) for a
-// name given twice.
-void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
-                       const std::map<std::string, std::string>& metadata = {}, Device device = Device::cpu);
+// A file before its data is there.
+struct SafetensorsPlan {
+  std::string header;            // length and JSON: how the file begins
+  std::vector<int64_t> offsets;  // where each tensor begins in the file, in the order given
+  int64_t bytes;                 // of the whole file
+};
+
+// Of names, dtypes (f32, bf16, i32, i64, f64) and shapes alone: the tensors need no data. The data begins at a multiple
+// of 8 bytes and lies in the order given, except that wider types come first: the format allows no gaps, and so each
+// tensor is aligned to its type. Throws Error(internal) for a name given twice.
+SafetensorsPlan plan_safetensors(std::span<const NamedTensor> tensors,
+                                 const std::map<std::string, std::string>& metadata = {});
 
 // A file mapped into memory, read only; tensors are views that live as long as this object, in the order of their place
 // in the file. A scalar is [1]. F16 is not supported here. Throws Error(io) when the file cannot be read;

@@ -1,20 +1,32 @@
 #include "runtime/watchdog.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "runtime/communicator.h"
 
 namespace notellm {
 namespace {
-using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+double seconds_of(int64_t nanoseconds) { return 1e-9 * static_cast<double>(nanoseconds); }
+
+std::string in_step(int64_t step) { return step > 0 ? fmt::format(" in step {}", step) : ""; }
 
 class Watchdog {
  public:
@@ -29,61 +41,191 @@ class Watchdog {
     if (seconds > 0 && !thread_.joinable()) thread_ = std::thread([this] { watch(); });
     if (seconds <= 0 && thread_.joinable()) thread_.join();
   }
-  void set_step(int64_t step) {
+  void set_states(std::span<RankState> states, int own, int rank, int ranks) {
     const std::lock_guard lock(mutex_);
-    step_ = step;
+    const std::span<RankState> next = states.empty() ? std::span(&alone_, 1) : states;
+    copy(this->own(), next[own]);
+    leave();
+    states_ = next;
+    own_ = own;
+    ranks_ = ranks;
+    this->own().rank = rank;
+    this->own().process = getpid();
   }
-  void begin(const char* name, int rank) {
-    const std::lock_guard lock(mutex_);
-    collective_ = name;
-    rank_ = rank;
-    since_ = Clock::now();
+  void leave() { own().process = 0; }
+  void set_step(int64_t step) { own().step = step; }
+  void begin(const std::string& collective) {
+    RankState& s = own();
+    size_t i = 0;
+    for (; i < std::min(collective.size(), s.collective.size() - 1); ++i)
+      s.collective[i].store(collective[i], std::memory_order_relaxed);
+    s.collective[i].store('\0', std::memory_order_relaxed);
+    s.since.store(now(), std::memory_order_relaxed);
+    s.inside.store(true, std::memory_order_release);
   }
   void end() {
-    const std::lock_guard lock(mutex_);
-    collective_ = nullptr;
+    own().inside.store(false, std::memory_order_release);
+    own().since.store(now(), std::memory_order_relaxed);
+  }
+  std::string whereabouts() {
+    const std::string collective = own().name();
+    if (own().step == 0) return "";
+    return in_step(own().step) + (ranks_ > 1 && !collective.empty() ? ", last in " + collective : "");
   }
 
  private:
+  RankState& own() { return states_[own_]; }
+  static void copy(const RankState& from, RankState& to) {
+    to.alive = from.alive.load();
+    to.since = from.since.load();
+    to.step = from.step.load();
+    to.inside = from.inside.load();
+    for (size_t i = 0; i < to.collective.size(); ++i) to.collective[i] = from.collective[i].load();
+  }
+
+  double period() const { return std::min(0.2, seconds_ / 10); }
   void watch() {
     std::unique_lock lock(mutex_);
     while (seconds_ > 0) {
-      changed_.wait_for(lock, Seconds(std::min(1.0, seconds_ / 10)));
-      const double waited = Seconds(Clock::now() - since_).count();
-      if (collective_ && seconds_ > 0 && waited > seconds_) bite(waited);
+      own().alive = now();
+      changed_.wait_for(lock, Seconds(period()));
+      const bool inside = own().inside.load(std::memory_order_acquire);
+      const double waited = seconds_of(now() - own().since);
+      // Where a rank is about to end it has its reason, and will say it.
+      if (inside && seconds_ > 0 && waited > seconds_ + (somebody_leaves() ? 10 : 0)) bite(waited);
+      for (const RankState& s : states_)
+        if (seconds_ > 0 && s.process != 0 && kill(s.process, 0) != 0 && errno == ESRCH) mourn(s);
     }
   }
 
-  [[noreturn]] void bite(double waited) {
-    fmt::print(stderr,
-               "rank {}: collective {} has not ended after {:.1f} s in step {}. All ranks are ended. The ranks that do "
-               "not say this never came to it: look at their last lines. If they were only slow, raise the watchdog's "
-               "seconds.\n",
-               rank_, collective_, waited, step_);
-    std::fflush(stderr);
-    std::this_thread::sleep_for(
-        Seconds(std::min(1.0, seconds_)));  // the other ranks' lines come at about the same time
+  // A rank that was killed says nothing. The launcher is about to end all, with the exit code of the killed one; where
+  // it does not, this ends them.
+  [[noreturn]] void mourn(const RankState& s) {
+    if (&*std::ranges::find_if(states_, [&](const RankState& other) { return &other != &s && other.process != 0; }) ==
+        &own())
+      say(fmt::format("rank {} was killed, or crashed, {}{}", s.rank.load(),
+                      (s.inside ? "in " : "after ") + (s.name().empty() ? "its start" : s.name()), in_step(s.step)));
+    pause(10);
     Communicator::abort(static_cast<int>(ErrorKind::peer));
+  }
+
+  bool somebody_leaves() const {
+    return std::ranges::any_of(states_, [](const RankState& s) { return s.process == 0; });
+  }
+
+  // The ranks that wait say so, all at about the same time. Then one of each host says which rank is to blame; a host
+  // that knows of none leaves the last word to the others.
+  [[noreturn]] void bite(double waited) {
+    say(fmt::format("{} has not ended after {:.1f} s{}", own().name(), waited, in_step(own().step)));
+    pause(std::min(1.0, seconds_));
+    if (!states_[0].has_judged.exchange(true)) {
+      const auto stale = static_cast<int64_t>(1e9 * (1 + 5 * period()));
+      const Verdict verdict = judge(states_, own_, std::ssize(states_) < ranks_, now(), stale);
+      if (!verdict.found) pause(2);
+      say(verdict.text + ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
+    } else {
+      pause(6);  // the one who judges ends all
+    }
+    Communicator::abort(static_cast<int>(ErrorKind::peer));
+  }
+  void say(const std::string& text) {
+    fmt::print(stderr, "notellm: rank {}: {}\n", own().rank.load(), text);
+    std::fflush(stderr);
+  }
+  void pause(double seconds) {
+    for (const int64_t begin = now(); seconds_of(now() - begin) < seconds;) {
+      own().alive = now();
+      std::this_thread::sleep_for(Seconds(std::min(0.05, period())));
+    }
   }
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::thread thread_;
   double seconds_ = 0;
-  int64_t step_ = 0;
-  const char* collective_ = nullptr;  // the one that runs now
-  int rank_ = 0;
-  Clock::time_point since_;
+  RankState alone_;
+  std::span<RankState> states_ = {&alone_, 1};
+  int own_ = 0, ranks_ = 1;
 };
 
 Watchdog& watchdog() {
   static Watchdog instance;
   return instance;
 }
+
+std::string list(const std::vector<int>& ranks) {
+  std::string text = ranks.size() == 1 ? "rank" : "ranks";
+  for (size_t i = 0; i < ranks.size(); ++i) text += fmt::format("{} {}", i == 0 ? "" : ",", ranks[i]);
+  return text;
+}
 }  // namespace
 
-WatchedCollective::WatchedCollective(const char* name, int rank) { watchdog().begin(name, rank); }
+std::string RankState::name() const {
+  std::string text;
+  for (const auto& c : collective) {
+    if (c == '\0') break;
+    text += c;
+  }
+  return text;
+}
+
+std::string collective_text(const char* name, const std::string& group) {
+  return fmt::format("collective '{}' of {}", name, group);
+}
+
+// A rank that does not run cannot be blamed for where it stands, and one that is in no collective may be waited for by
+// ranks that wait for each other in different ones: in this order.
+Verdict judge(std::span<const RankState> states, int own, bool other_hosts, int64_t now, int64_t stale) {
+  const std::string mine = states[own].name(), step = in_step(states[own].step);
+  std::vector<int> stopped, outside;
+  const RankState *a_stopped = nullptr, *an_outside = nullptr;
+  std::map<std::string, std::vector<int>> inside;  // by collective
+  for (const RankState& s : states) {
+    const auto note = [&](std::vector<int>& ranks, const RankState*& first) {
+      ranks.push_back(s.rank);
+      if (!first) first = &s;
+    };
+    if (s.alive > 0 && now - s.alive > stale)
+      note(stopped, a_stopped);
+    else if (!s.inside)
+      note(outside, an_outside);
+    else
+      inside[s.name()].push_back(s.rank);
+  }
+  const auto last = [](const RankState& s) {
+    return (s.name().empty() ? std::string() : (s.inside ? ", in " : ", after ") + s.name()) + in_step(s.step);
+  };
+  if (a_stopped)
+    return {true, fmt::format("{} does not run: no sign of life for {:.1f} s{}", list(stopped),
+                              seconds_of(now - a_stopped->alive), last(*a_stopped))};
+  if (an_outside)
+    return {true, fmt::format("{} did not come to {}: in no collective for {:.1f} s{}", list(outside), mine,
+                              seconds_of(now - an_outside->since), last(*an_outside))};
+  if (inside.size() > 1) {
+    std::string where;
+    for (const auto& [collective, ranks] : inside)
+      where += fmt::format("{}{} in {}", where.empty() ? "" : ", ", list(ranks), collective);
+    return {true, fmt::format("ranks wait for each other{}: {}", step, where)};
+  }
+  if (other_hosts)
+    return {false, fmt::format("all ranks of this host wait in {}{}: look at ranks of other hosts, first those that "
+                               "say nothing, or at the "
+                               "network",
+                               mine, step)};
+  return {false, fmt::format("all ranks wait in {}{}: their messages do not arrive", mine, step)};
+}
+
+WatchedCollective::WatchedCollective(const char* name, const std::string& group) {
+  watchdog().begin(collective_text(name, group));
+}
 WatchedCollective::~WatchedCollective() { watchdog().end(); }
+
+void set_watchdog_states(std::span<RankState> states, int own, int rank, int ranks) {
+  watchdog().set_states(states, own, rank, ranks);
+}
+std::string whereabouts() { return watchdog().whereabouts(); }
+
+void leave_watchdog() { watchdog().leave(); }
 
 void set_watchdog(double seconds) { watchdog().set(seconds); }
 void set_watchdog_step(int64_t step) { watchdog().set_step(step); }

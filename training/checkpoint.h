@@ -1,62 +1,48 @@
-// Checkpoints: a directory RUN/checkpoints/step-00000400 that is whole or not there.
+// Checkpoints: a directory RUN/checkpoints/step-00000400 that is whole or not there (training/checkpoint_folder.h),
+// written by all ranks (training/checkpoint_writer.h), read here. It does not depend on how many ranks wrote it.
 //
-//   manifest.json                      format, step, updates, skipped steps, shape of the model, size and
-//                                      checksum of each file below, its own checksum; written last
-//   model-00001-of-00001.safetensors   f32 master weights under Hugging Face names
+//   manifest.json                      training/manifest.h; written last
+//   model-00001-of-0000N.safetensors   f32 master weights under Hugging Face names
+//   model.safetensors.index.json       of Hugging Face: which file holds which tensor
 //   config.json                        of Hugging Face (LlamaForCausalLM), for tools that read the model
 //   note_head.safetensors              note_head.weight, note_head.tau
-//   optimizer-00000.safetensors        first_moment.NAME, second_moment.NAME
+//   optimizer-00001-of-0000N.safetensors   first_moment.NAME, second_moment.NAME
 //   config.yaml                        the effective configuration
 //   tokenizer.model
-// It is written beside, synced and renamed; RUN/checkpoints/latest (a text file with the name) moves last.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
-#include <optional>
-#include <string>
 
 #include "model/parameters.h"
+#include "runtime/communicator.h"
+#include "training/checkpoint_folder.h"
 #include "training/config.h"
+#include "training/manifest.h"
 #include "training/optimizer.h"
 
 namespace notellm {
 
-struct TrainingPosition {
-  int64_t step = 0;     // steps done; the next one to do
-  int64_t updates = 0;  // steps that changed the weights
-  int64_t skipped = 0;
-};
-
-// What a checkpoint says of itself.
 struct CheckpointInfo {
   std::filesystem::path path;
-  TrainingPosition position;
-  int64_t vocabulary = 0;  // rows of the embedding
-  int64_t tokens_in_use = 0;
-  std::string tokenizer_digest;
+  Manifest manifest;
   RunConfig config;
 };
 
-// Rank 0 writes; afterwards only the newest train.keep_checkpoints are left. On CUDA the stream of the updates must have
-// been waited for. Throws Error(io): the run's older checkpoints stay.
-void save_checkpoint(const RunConfig& config, const ParameterLayout& layout, const NoteTable& notes,
-                     const std::filesystem::path& tokenizer, const TrainingPosition& position,
-                     const Optimizer& optimizer);
-
-// The newest complete checkpoint of a run, if there is one.
-std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& run);
-// A run's folder (its latest checkpoint) or a checkpoint's folder → the checkpoint's. Throws Error(io): neither.
-std::filesystem::path find_checkpoint(const std::filesystem::path& path);
-
-// Reads the manifest and compares every file's size and checksum with it. Throws Error(checkpoint), naming the file
-// that is missing or damaged and the checkpoint before this one.
+// Reads the manifest and compares every file's size and checksum with it, each rank some of the files. Throws
+// Error(checkpoint) on all ranks, naming a file that is missing or damaged and the checkpoint before this one. A
+// collective.
+CheckpointInfo verify_checkpoint(const std::filesystem::path& checkpoint, Communicator& ranks);
+// … on one rank.
 CheckpointInfo verify_checkpoint(const std::filesystem::path& checkpoint);
 
-// Fills the flat f32 weights, in memory of the device, from model-*.safetensors of a folder (and note_head.safetensors
-// where with_note_head). Throws Error(checkpoint): a tensor that is missing or has another shape.
+// Fills the flat f32 weights, in memory of the device, from the model's files of a folder (and note_head.safetensors
+// where with_note_head): those that model.safetensors.index.json names, or the one file of a model without an index.
+// Throws Error(checkpoint): a tensor that is missing or has another shape.
 void load_weights(const std::filesystem::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat,
                   Device device = Device::cpu);
-void load_moments(const std::filesystem::path& checkpoint, const ParameterLayout& layout, Optimizer& optimizer);
+// Fills master weights and moments of the rank's pieces, from a checkpoint of any topology. Throws as load_weights
+// does.
+void load_state(const CheckpointInfo& checkpoint, const ParameterLayout& layout, const ShardMap& shards,
+                Optimizer& optimizer);
 
 }  // namespace notellm

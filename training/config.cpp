@@ -41,10 +41,26 @@ void TrainConfig::fields(Fields& f) {
   f.add("checkpoint_every", "steps between checkpoints (one is always written at the end)", checkpoint_every,
         at_least(1));
   f.add("keep_checkpoints", "how many of the newest checkpoints stay", keep_checkpoints, at_least(1));
+  f.add("keep_every", "checkpoints of steps that are multiples of this stay too, 0: none", keep_every, at_least(0));
+  f.add("most_failed_checkpoints", "stop after so many checkpoints in a row that could not be written",
+        most_failed_checkpoints, at_least(1));
   f.add("evaluate_every", "steps between evaluations on a sample, 0: none", evaluate_every, at_least(0));
   f.add("evaluate_pairs", "test pairs of that sample", evaluate_pairs, at_least(1));
   f.add("most_skipped_steps", "stop after so many steps in a row with NaN or Inf", most_skipped_steps, at_least(1));
   f.add("watchdog_seconds", "a collective that takes longer ends the run, 0: never", watchdog_seconds, at_least(0));
+}
+
+void ParallelConfig::fields(Fields& f) {
+  f.add("tensor", "ranks, neighbours, that hold one model between them (training only); the others share the notes",
+        tensor, between(1, 64));
+  f.add("sharding", "what data ranks keep a share of: nothing; optimizer state; gradients too; parameters too",
+        sharding,
+        {{"none", Sharding::none},
+         {"optimizer", Sharding::optimizer},
+         {"gradients", Sharding::gradients},
+         {"parameters", Sharding::parameters}});
+  f.add("recompute", "layer: keep a layer's input alone, and compute the layer again in the backward pass", recompute,
+        {{"none", Recompute::none}, {"layer", Recompute::layer}});
 }
 
 void EvaluateConfig::fields(Fields& f) {
@@ -68,6 +84,7 @@ void RunConfig::fields(Fields& f) {
   f.section("loss", loss);
   f.section("optimizer", optimizer);
   f.section("train", train);
+  f.section("parallel", parallel);
   f.section("evaluate", evaluate);
 }
 

@@ -8,6 +8,7 @@
 #include "model/config.h"
 #include "runtime/config.h"
 #include "runtime/device.h"
+#include "training/sharding.h"
 
 namespace notellm {
 
@@ -15,6 +16,7 @@ enum class Precision { fp32, bf16 };
 enum class AttentionKernels { fused, cudnn };
 enum class SamplingCorrection { none, logq };
 enum class Schedule { linear, cosine };
+enum class Recompute { none, layer };
 
 struct LossConfig {
   double alpha = 0.01;
@@ -47,10 +49,19 @@ struct TrainConfig {
   int log_every = 10;
   int checkpoint_every = 200;
   int keep_checkpoints = 3;
+  int keep_every = 0;
+  int most_failed_checkpoints = 3;
   int evaluate_every = 0;
   int evaluate_pairs = 1000;
   int most_skipped_steps = 10;
   double watchdog_seconds = 600;
+  void fields(Fields& f);
+};
+
+struct ParallelConfig {
+  int tensor = 1;
+  Sharding sharding = Sharding::none;
+  Recompute recompute = Recompute::none;
   void fields(Fields& f);
 };
 
@@ -71,6 +82,7 @@ struct RunConfig {
   LossConfig loss;
   OptimizerConfig optimizer;
   TrainConfig train;
+  ParallelConfig parallel;
   EvaluateConfig evaluate;
   void fields(Fields& f);
 

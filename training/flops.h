@@ -18,11 +18,29 @@ struct StepFlops {
   // What the model asks for, the numerator of MFU (PaLM, arXiv 2204.02311, appendix B).
   double model() const { return total() - repeated; }
   StepFlops& operator+=(const StepFlops& other);
+  StepFlops operator*(double times) const {
+    return {layers * times, attention * times, heads * times, infonce * times, repeated * times};
+  }
 };
 
+// What the operations of a packed batch depend on. Read rows are note rows and label rows; keys are counted for each
+// query that sees them, its own included.
+struct BatchCounts {
+  int64_t notes = 0, labels = 0, tokens = 0, unshared_tokens = 0;
+  int64_t read_rows = 0;
+  double keys = 0, read_keys = 0, note_keys = 0;  // of all tokens as queries; of read rows; of note rows
+};
+BatchCounts count(const PackedBatch& batch);
+
 // Forward and backward of one packed batch. first_pass: a forward pass to the note vectors before it, as with several
-// micro-batches (the batch is the same; label rows are not read).
-StepFlops batch_flops(const ModelConfig& config, const PackedBatch& batch, int64_t vocabulary, bool first_pass);
+// micro-batches (the batch is the same; label rows are not read). recompute: all layers but the last are computed
+// twice, but for their last product.
+StepFlops batch_flops(const ModelConfig& config, const BatchCounts& batch, int64_t vocabulary, bool first_pass,
+                      bool recompute = false);
+inline StepFlops batch_flops(const ModelConfig& config, const PackedBatch& batch, int64_t vocabulary, bool first_pass,
+                             bool recompute = false) {
+  return batch_flops(config, count(batch), vocabulary, first_pass, recompute);
+}
 
 // InfoNCE of `rows` of `all` notes: similarities once forward; again, and two products, backward.
 StepFlops infonce_flops(int64_t rows, int64_t all, int64_t dimensions);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
 
 #include "runtime/files.h"
 #include "runtime/log.h"
@@ -42,7 +44,7 @@ int64_t peak_memory_bytes() {
 
 Metrics::Metrics(const std::filesystem::path& run, int64_t first_step, int64_t steps, int log_every)
     : path_(run / "metrics.jsonl"),
-      tensorboard_(run / "tensorboard", first_step),
+      tensorboard_(std::in_place, run / "tensorboard", first_step),
       steps_(steps),
       log_every_(log_every) {
   drop_later_lines(path_, first_step);
@@ -54,10 +56,48 @@ Metrics::~Metrics() {
   if (file_ >= 0) close(file_);
 }
 
+// A file whose folder was removed begins anew, when that can be.
+void Metrics::reopen_if_removed() {
+  struct stat status;
+  if (fstat(file_, &status) != 0 || status.st_nlink > 0) return;
+  std::error_code ignored;
+  std::filesystem::create_directories(path_.parent_path(), ignored);
+  const int again = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
+  if (again < 0) return;
+  close(std::exchange(file_, again));
+  spdlog::warn("{} was removed, with the lines up to here; it begins anew", path_.string());
+}
+
 void Metrics::write_line(const std::string& line) {
-  const std::string text = line + "\n";
-  if (write(file_, text.data(), text.size()) != static_cast<ssize_t>(text.size()) || fdatasync(file_) != 0)
-    fail(ErrorKind::io, "cannot write {}: {}", path_.string(), std::strerror(errno));
+  reopen_if_removed();
+  unwritten_ += line + "\n";
+  int error = 0;
+  while (!unwritten_.empty() && error == 0) {
+    const ssize_t written = write(file_, unwritten_.data(), unwritten_.size());
+    if (written > 0)
+      unwritten_.erase(0, static_cast<size_t>(written));
+    else if (errno != EINTR)
+      error = errno;
+  }
+  if (error == 0 && fdatasync(file_) != 0) error = errno;
+  if (error == 0) return failure_.clear();
+  if (failure_.empty())
+    spdlog::warn("cannot write {}: {}; lines are kept until they can be", path_.string(), std::strerror(error));
+  failure_ = std::strerror(error);
+}
+
+void Metrics::write_event(int64_t step, const std::vector<std::pair<std::string, double>>& values) {
+  if (!tensorboard_) return;
+  try {
+    tensorboard_->add(step, values);
+  } catch (const Error& error) {  // after half a record TensorBoard reads no more of the file
+    spdlog::warn("{}; no more events of this run", error.what());
+    tensorboard_.reset();
+  }
+}
+
+void Metrics::finish() {
+  if (!unwritten_.empty()) fail(ErrorKind::io, "cannot write {}: {}", path_.string(), failure_);
 }
 
 void Metrics::step(const StepMetrics& m) {
@@ -85,7 +125,7 @@ void Metrics::step(const StepMetrics& m) {
   line["seconds"] = number(m.seconds);
   line["skipped_steps"] = m.skipped;
   write_line(line.dump());
-  tensorboard_.add(m.step, values);
+  write_event(m.step, values);
   show(m);
 }
 
@@ -116,7 +156,7 @@ void Metrics::evaluation(int64_t step, const std::vector<std::pair<std::string, 
     text += fmt::format("  {} {:.4f}", name, value);
   }
   write_line(line.dump());
-  tensorboard_.add(step, values);
+  write_event(step, values);
   spdlog::info("step {:>5}/{}  evaluation on a sample:{}", step, steps_, text);
 }
 

@@ -17,7 +17,9 @@ struct StepMetrics {
   int64_t skipped = 0;  // steps with NaN or Inf so far
 };
 
-// Rank 0's. Appends to files that a resumed run finds, after dropping lines of steps that it will do again.
+// Rank 0's. Appends to files that a resumed run finds, after dropping lines of steps that it will do again. Throws
+// Error(io) where the files cannot be made. A full disk or a removed folder later on are survived: warnings say so;
+// lines are kept and written when there is room again, TensorBoard's events end.
 class Metrics {
  public:
   Metrics(const std::filesystem::path& run, int64_t first_step, int64_t steps, int log_every);
@@ -28,14 +30,20 @@ class Metrics {
   void step(const StepMetrics& metrics);
   // Recall on a sample of the test pairs during training.
   void evaluation(int64_t step, const std::vector<std::pair<std::string, double>>& values);
+  // Throws Error(io): there are lines that could not be written.
+  void finish();
 
  private:
+  void reopen_if_removed();
   void write_line(const std::string& line);
+  void write_event(int64_t step, const std::vector<std::pair<std::string, double>>& values);
   void show(const StepMetrics& metrics);
 
   std::filesystem::path path_;
   int file_ = -1;
-  TensorBoardWriter tensorboard_;
+  std::string unwritten_;  // lines
+  std::string failure_;    // why they are
+  std::optional<TensorBoardWriter> tensorboard_;
   int64_t steps_;
   int log_every_;
   // since the last progress line

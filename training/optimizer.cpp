@@ -5,7 +5,6 @@
 #include <numbers>
 
 #include "kernels/adamw.h"
-#include "kernels/convert.h"
 
 namespace notellm {
 
@@ -17,48 +16,58 @@ double learning_rate(const OptimizerConfig& config, int64_t step, int64_t steps)
   return config.learning_rate * (config.final_share + (1 - config.final_share) * fall);
 }
 
-Optimizer::Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, DType compute, Device device)
+Optimizer::Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, const ShardMap& shards,
+                     Device device)
     : config_(config),
-      size_(layout.size()),
-      compute_(compute),
+      size_(shards.size()),
       device_(device),
-      weights_(size_ * 4, memory_of(device), "parameters"),
+      weights_(size_ * 4, memory_of(device), "master weights"),
       first_moment_(size_ * 4, memory_of(device), "moments"),
-      second_moment_(size_ * 4, memory_of(device), "moments"),
-      compute_weights_(compute == DType::f32 ? 0 : size_ * size_of(compute), memory_of(device), "parameters"),
-      squares_((1 + sum_of_squares_parts) * size_of(DType::f64), memory_of(device)) {
+      second_moment_(size_ * 4, memory_of(device), "moments") {
   if (device != Device::cpu) {  // host memory is zero
     Stream stream(device);
     for (const Tensor& t : {weights(), first_moment(), second_moment()}) set_zero(stream, t);
     stream.synchronize();
   }
-  for (const Parameter& p : layout.all()) {
-    const bool decays = p.kind == ParameterKind::matrix || p.kind == ParameterKind::embedding;
-    const double scale = p.kind == ParameterKind::embedding ? config.embedding_scale : 1;
-    const double decay = decays ? config.weight_decay : 0;
-    // The few elements between two parameters are zero and stay zero.
-    if (!groups_.empty() && groups_.back().learning_rate_scale == scale && groups_.back().weight_decay == decay)
-      groups_.back().end = p.offset + p.size();
+  for (const ShardMap::Piece& piece : shards.pieces()) piece_at_.push_back(piece.at);
+  // The few elements between two parameters are zero and stay zero: neighbours that are alike become one group.
+  const auto add = [](std::vector<Group>& groups, const Group& g) {
+    if (!groups.empty() && groups.back().piece == g.piece && groups.back().copies == g.copies &&
+        groups.back().learning_rate_scale == g.learning_rate_scale && groups.back().weight_decay == g.weight_decay)
+      groups.back().end = g.end;
     else
-      groups_.push_back({p.offset, p.offset + p.size(), scale, decay});
+      groups.push_back(g);
+  };
+  shards.for_runs(layout, [&](const ShardMap::Run& run) {
+    const Parameter& p = run.parameter;
+    const bool decays = p.kind == ParameterKind::matrix || p.kind == ParameterKind::embedding;
+    const size_t piece = std::upper_bound(piece_at_.begin(), piece_at_.end(), run.at) - piece_at_.begin() - 1;
+    const int64_t begin = run.at - piece_at_[piece];
+    const double scale = p.kind == ParameterKind::embedding ? config.embedding_scale : 1;
+    add(groups_, {piece, begin, begin + run.count, scale, decays ? config.weight_decay : 0, 1});
+    add(norm_groups_, {piece, begin, begin + run.count, 1, 0, p.copies});
+  });
+  squares_ = Buffer((std::ssize(norm_groups_) + sum_of_squares_parts) * size_of(DType::f64), memory_of(device));
+}
+
+double Optimizer::squares(Stream& stream, std::span<const Tensor> gradients) {
+  const int64_t n = std::ssize(norm_groups_);
+  const Tensor memory = squares_.tensor(DType::f64, {n + sum_of_squares_parts});
+  for (int64_t i = 0; i < n; ++i) {
+    const Group& g = norm_groups_[i];
+    sum_of_squares(stream, gradients[g.piece].slice(g.begin, g.end), memory.slice(i, i + 1),
+                   memory.slice(n, memory.rows()));
   }
-}
-
-void Optimizer::refresh_compute_weights() {
-  if (compute_ == DType::f32) return;
-  Stream stream(device_);
-  convert(stream, weights(), compute_weights());
+  std::vector<double> sums(norm_groups_.size());
+  copy(stream, memory.slice(0, n), Tensor::of(sums.data(), {n}));
   stream.synchronize();
-}
-
-double Optimizer::update(Stream& stream, Tensor gradients, double learning_rate, int64_t update) {
-  const Tensor squares = squares_.tensor(DType::f64, {1 + sum_of_squares_parts});
   double sum = 0;
-  sum_of_squares(stream, gradients, squares.slice(0, 1), squares.slice(1, squares.rows()));
-  copy(stream, squares.slice(0, 1), Tensor::of(&sum, {1}));
-  stream.synchronize();
-  const double norm = std::sqrt(sum);
-  if (!std::isfinite(norm)) return norm;
+  for (int64_t i = 0; i < n; ++i) sum += sums[i] / norm_groups_[i].copies;
+  return sum;
+}
+
+void Optimizer::update(Stream& stream, std::span<const Tensor> gradients, std::span<const Tensor> compute, double norm,
+                       double learning_rate, int64_t update) {
   const double clipped = config_.clip > 0 && norm > config_.clip ? config_.clip / norm : 1;
   for (const Group& g : groups_) {
     const AdamWStep step{.learning_rate = static_cast<float>(learning_rate * g.learning_rate_scale),
@@ -68,11 +77,11 @@ double Optimizer::update(Stream& stream, Tensor gradients, double learning_rate,
                          .weight_decay = static_cast<float>(g.weight_decay),
                          .gradient_scale = static_cast<float>(clipped),
                          .step = update};
-    const auto part = [&](const Tensor& t) { return t.slice(g.begin, g.end); };
-    adamw(stream, step, part(gradients), part(weights()), part(first_moment()), part(second_moment()),
-          compute_ == DType::f32 ? Tensor() : part(compute_weights()));
+    const int64_t at = piece_at_[g.piece];
+    const auto part = [&](const Tensor& t) { return t.slice(at + g.begin, at + g.end); };
+    adamw(stream, step, gradients[g.piece].slice(g.begin, g.end), part(weights()), part(first_moment()),
+          part(second_moment()), compute[g.piece].empty() ? Tensor() : compute[g.piece].slice(g.begin, g.end));
   }
-  return norm;
 }
 
 }  // namespace notellm

@@ -1,12 +1,14 @@
-// AdamW over the flat parameter array, the learning-rate schedule, and clipping.
+// AdamW over the pieces of the flat parameter array that a rank keeps, the learning-rate schedule, and clipping.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "model/parameters.h"
 #include "runtime/device.h"
 #include "runtime/memory.h"
 #include "training/config.h"
+#include "training/sharding.h"
 
 namespace notellm {
 
@@ -14,41 +16,48 @@ namespace notellm {
 // or cosine to final_share of it at the last step.
 double learning_rate(const OptimizerConfig& config, int64_t step, int64_t steps);
 
-// The state of training: f32 master weights, moments, and the weights that the model computes with (bf16: a copy).
+// f32 master weights and moments of the rank's pieces.
 class Optimizer {
  public:
   // All zero, in memory of the device.
-  Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, DType compute, Device device = Device::cpu);
+  Optimizer(const OptimizerConfig& config, const ParameterLayout& layout, const ShardMap& shards,
+            Device device = Device::cpu);
 
   Device device() const { return device_; }
+  // Of master weights and moments.
+  static int64_t memory_bytes(const ShardMap& shards) { return 3 * shards.size() * size_of(DType::f32); }
+  int64_t memory_bytes() const { return weights_.bytes() + first_moment_.bytes() + second_moment_.bytes(); }
 
+  // [shards.size()] f32, piece after piece: without sharding in the order of the layout.
   Tensor weights() const { return weights_.tensor(DType::f32, {size_}); }
   Tensor first_moment() const { return first_moment_.tensor(DType::f32, {size_}); }
   Tensor second_moment() const { return second_moment_.tensor(DType::f32, {size_}); }
-  // What the model computes with: weights(), or their bf16 copy.
-  Tensor compute_weights() const {
-    return compute_ == DType::f32 ? weights() : compute_weights_.tensor(compute_, {size_});
-  }
-  // After weights() was written from outside.
-  void refresh_compute_weights();
 
-  // One update from `gradients`. Returns the gradient's global norm before clipping; when that is not finite nothing is
-  // changed (the caller counts skipped steps; all ranks see the same norm). update: from 1, for the bias correction.
-  double update(Stream& stream, Tensor gradients, double learning_rate, int64_t update);
+  // Σ g² of the rank's pieces, each parameter divided by the number of ranks that hold it: the sum over a tensor group,
+  // and with sharding over the data group, is the square of the global norm. Waits for the stream. gradients: f32, one
+  // for each piece.
+  double squares(Stream& stream, std::span<const Tensor> gradients);
+  // One update. norm: of all gradients, before clipping; finite. compute: for each piece the bf16 weights that the
+  // model computes with, written too; or empty tensors. update: from 1, for the bias correction.
+  void update(Stream& stream, std::span<const Tensor> gradients, std::span<const Tensor> compute, double norm,
+              double learning_rate, int64_t update);
 
  private:
-  // A run of the flat array with the same settings.
+  // A run of a piece with the same settings.
   struct Group {
-    int64_t begin, end;
+    size_t piece;
+    int64_t begin, end;  // in the piece
     double learning_rate_scale, weight_decay;
+    int copies;
   };
   OptimizerConfig config_;
   int64_t size_;
-  DType compute_;
   Device device_;
+  std::vector<int64_t> piece_at_;
   std::vector<Group> groups_;
-  Buffer weights_, first_moment_, second_moment_, compute_weights_;
-  Buffer squares_;  // the sum of squared gradients, and its workspace
+  std::vector<Group> norm_groups_;  // … with the same number of copies
+  Buffer weights_, first_moment_, second_moment_;
+  Buffer squares_;  // a sum for each norm group, and the workspace
 };
 
 }  // namespace notellm

@@ -3,22 +3,12 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/infonce.h"
 #include "losses/token_loss.h"
 #include "model/note_head.h"
 #include "runtime/stopwatch.h"
 
 namespace notellm {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int64_t pairs_per_rank(const RunConfig& config, const Communicator& ranks) {
-  if (config.train.pairs_per_step < ranks.size())
-    fail(ErrorKind::usage, "train.pairs_per_step {} is fewer than the {} ranks: every rank needs a pair",
-         config.train.pairs_per_step, ranks.size());
-  return ceil_div(config.train.pairs_per_step, ranks.size());
-}
 
 SamplerConfig sampler_config(const RunConfig& config) {
   return {static_cast<uint64_t>(config.seed), config.loss.hashtag_share, config.loss.random_topics};
@@ -36,72 +26,36 @@ StepParts& StepParts::operator+=(const StepParts& other) {
   return *this;
 }
 
-TrainingStep::TrainingStep(const RunConfig& config, const NoteTable& notes, const PairTable& pairs, Communicator& ranks)
+TrainingStep::TrainingStep(const RunConfig& config, const NoteTable& notes, const PairTable& pairs, Mesh& mesh)
     : config_(config),
       notes_(notes),
-      ranks_(ranks),
+      mesh_(mesh),
       sampler_(notes, pairs, config.train.pairs_per_step, sampler_config(config)),
-      transformer_(config.model, config.compute(), config.device, config.attention == AttentionKernels::cudnn),
-      contrastive_(config.loss.mask_known, config.loss.gradient, config.device),
-      gradient_sum_(ranks, config.device),
+      transformer_(config.model, config.compute(), config.device,
+                   {.cudnn = config.attention == AttentionKernels::cudnn,
+                    .recompute = config.parallel.recompute == Recompute::layer},
+                   &mesh.tensor),
+      contrastive_(config.loss.mask_known, config.loss.gradient, mesh.data.size(), config.device),
       losses_(config.device),
-      micro_batches_(config.train.micro_batch_pairs == 0
-                         ? 1
-                         : static_cast<int>(ceil_div(pairs_per_rank(config, ranks), config.train.micro_batch_pairs))),
-      batches_{MicroBatch(config), MicroBatch(config)},
+      micro_batches_(notellm::micro_batches(config, pairs_per_group(config, mesh.data.size(), mesh.tensor.size()))),
+      batches_{MicroBatch(config, transformer_), MicroBatch(config, transformer_)},
       arena_(arena_bytes(), memory_of(config.device)) {}
 
-TrainingStep::MicroBatch::MicroBatch(const RunConfig& config)
+TrainingStep::MicroBatch::MicroBatch(const RunConfig& config, const Transformer& transformer)
     : input(config.device,
             config.attention == AttentionKernels::cudnn
-                ? std::optional(CudnnHeads{config.model.heads, config.model.kv_heads, config.model.head_dim})
-                : std::nullopt) {}
-
-TrainingStep::Longest TrainingStep::longest_sequence() const {
-  Longest longest;
-  std::vector<int32_t> sequence, topics;
-  for (int32_t note = 0; note < notes_.size(); ++note) {
-    topics.clear();
-    for (int64_t t = 0; t < std::min(notes_.hashtags(note), notes_.prompt.hashtag_guidance.size()); ++t)
-      topics.push_back(t);
-    for (Task task : {Task::category, Task::hashtags}) {
-      if (task == Task::hashtags ? topics.empty() : notes_.category[note].empty()) continue;
-      int32_t first_label;
-      compose(notes_, {note, task, task == Task::hashtags ? topics : std::vector<int32_t>()}, sequence, &first_label);
-      const auto length = static_cast<int64_t>(sequence.size());
-      if (length > config_.model.context)
-        fail(ErrorKind::data,
-             "note '{}' makes a sequence of {} tokens, more than model.context {}: raise model.context or lower "
-             "data.prompt.max_note_tokens",
-             notes_.ids[note], length, config_.model.context);
-      longest.tokens = std::max(longest.tokens, length);
-      longest.labels = std::max(longest.labels, length - first_label);
-    }
-  }
-  return longest;
-}
+                ? std::optional(CudnnHeads{transformer.config().heads, transformer.config().kv_heads,
+                                           transformer.config().head_dim})
+                : std::nullopt,
+            transformer.part()) {}
 
 // Enough for a micro-batch of the longest notes. On the CPU that is address space: pages that are never touched cost
 // nothing. On CUDA it is memory, taken at the start, so that a run does not find in the middle that it lacks some.
 int64_t TrainingStep::arena_bytes() {
-  const ModelConfig& m = config_.model;
-  const DType compute = config_.compute();
-  const int64_t size = size_of(compute), floats = 4, doubles = 8;
-  const int64_t notes = 2 * ceil_div(pairs_per_rank(config_, ranks_), micro_batches_), own = notes * micro_batches_;
-  const int64_t all = 2 * config_.train.pairs_per_step;
-  const Longest longest = longest_sequence();
-  const int64_t tokens = notes * longest.tokens, hidden = std::min(tokens, notes * (longest.labels + 1));
-  const int64_t results = own * (2 * m.note_dim + 1 + longest.labels) * floats;
-  const int64_t contrastive = (2 * all + own) * m.note_dim * floats + own * (doubles + 2 * floats) +
-                              infonce_workspace(config_.device, own, all, m.note_dim) * floats;
-  const int64_t token =
-      token_loss_arena_bytes(config_.device, compute, m.dim, padded_vocabulary(notes_.prompt.vocabulary));
-  const int64_t note_head = notes * (2 * m.dim + m.note_dim) * size;
-  const int64_t attention =  // its workspace
-      std::max(tokens * m.kv_dim(), transformer_.cudnn_workspace(notes, longest.tokens)) * floats;
-  const int64_t small = 1 << 20;  // tensors of a few elements, alignment
-  return transformer_arena_bytes(m, compute, config_.device, tokens, hidden, true) + hidden * m.dim * size + results +
-         contrastive + token + note_head + attention + small;
+  const Longest longest = longest_sequence(notes_, config_.model.context);
+  ArenaSizes sizes = largest_sizes(config_, longest, mesh_.data.size(), mesh_.tensor.size());
+  sizes.attention_floats = std::max(sizes.attention_floats, transformer_.cudnn_workspace(sizes.notes, longest.tokens));
+  return step_memory(config_, padded_vocabulary(notes_.prompt.vocabulary), mesh_.tensor.size(), sizes).arena();
 }
 
 void TrainingStep::make_plan(int64_t step, Plan& p) const {
@@ -121,22 +75,31 @@ void TrainingStep::make_plan(int64_t step, Plan& p) const {
     }
   }
   p.labels = std::accumulate(labels.begin(), labels.end(), int64_t{0});
-  p.lists = balance(tokens, ranks_.size(), micro_batches_);
+  p.lists = balance(tokens, mesh_.data.size(), micro_batches_);
   p.ids.clear();
   p.log_q.clear();
-  p.rows_of.assign(ranks_.size(), 0);
-  p.labels_of.assign(ranks_.size(), 0);
-  for (int rank = 0; rank < ranks_.size(); ++rank)
-    for (const auto& list : p.lists[rank])
-      for (int32_t slot : list) {
-        for (const NoteExample* example : {&p.slots[slot].query, &p.slots[slot].target}) {
-          p.ids.push_back(example->note);
-          if (config_.loss.sampling_correction == SamplingCorrection::logq)
-            p.log_q.push_back(sampler_.log_sampling_probability(example->note));
-          ++p.rows_of[rank];
-        }
-        p.labels_of[rank] += labels[slot];
-      }
+  p.rows_of.clear();
+  p.own_labels = 0;
+  for (const auto& list : p.lists[mesh_.data.rank()])
+    for (int32_t slot : list) p.own_labels += labels[slot];
+  for (int group = 0; group < mesh_.data.size(); ++group)
+    for (int part = 0; part < mesh_.tensor.size(); ++part) add_rank(p, group, {part, mesh_.tensor.size()});
+}
+
+// The notes of a rank, in the gathered order: of each micro-batch of its group its share.
+void TrainingStep::add_rank(Plan& p, int group, TensorPart part) const {
+  const int64_t before = std::ssize(p.ids);
+  for (const auto& list : p.lists[group]) {
+    const FlatRange own = notes_of_part(2 * std::ssize(list), part);
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      const Sampler::Slot& slot = p.slots[list[i / 2]];
+      const int32_t note = (i % 2 == 0 ? slot.query : slot.target).note;
+      p.ids.push_back(note);
+      if (config_.loss.sampling_correction == SamplingCorrection::logq)
+        p.log_q.push_back(sampler_.log_sampling_probability(note));
+    }
+  }
+  p.rows_of.push_back(std::ssize(p.ids) - before);
 }
 
 void TrainingStep::take_plan(int64_t step) {
@@ -148,12 +111,12 @@ void TrainingStep::prepare(const Plan& plan, int pass, MicroBatch& b) const {
   b.step = plan.step;
   b.pass = pass;
   b.examples.clear();
-  for (int32_t slot : plan.lists[ranks_.rank()][pass % micro_batches_]) {
+  for (int32_t slot : plan.lists[mesh_.data.rank()][pass % micro_batches_]) {
     b.examples.push_back(plan.slots[slot].query);
     b.examples.push_back(plan.slots[slot].target);
   }
   pack(notes_, b.examples, config_.train.share_prefix, b.batch);
-  b.input.set(b.batch, micro_batches_ == 1 || pass >= micro_batches_);
+  b.input.set(b.batch, padded_vocabulary(notes_.prompt.vocabulary), micro_batches_ == 1 || pass >= micro_batches_);
 }
 
 // The micro-batch of a pass of this step, prepared before or now.
@@ -175,18 +138,18 @@ void TrainingStep::prepare_next(int pass) {
 // Sums over ranks, and means of what is a mean.
 void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepResult& result) {
   StepFlops& f = result.flops;
-  double totals[] = {sums.loss,
-                     token_sum,
-                     sums.positive_similarity,
-                     sums.negative_similarity,
-                     double(result.tokens),
-                     double(result.unshared_tokens),
-                     f.layers,
-                     f.attention,
-                     f.heads,
-                     f.infonce,
-                     f.repeated};
-  ranks_.all_reduce_sum("loss", Tensor::of(totals, {std::ssize(totals)}));
+  double totals[step_sums] = {sums.loss,
+                              token_sum,
+                              sums.positive_similarity,
+                              sums.negative_similarity,
+                              double(result.tokens),
+                              double(result.unshared_tokens),
+                              f.layers,
+                              f.attention,
+                              f.heads,
+                              f.infonce,
+                              f.repeated};
+  mesh_.world.all_reduce_sum("loss", Tensor::of(totals, {std::ssize(totals)}));
   const double alpha = config_.loss.alpha;
   result.notes = std::ssize(plan_.ids);
   result.labels = plan_.labels;
@@ -202,85 +165,96 @@ void TrainingStep::add_up(const ContrastiveSums& sums, double token_sum, StepRes
 
 struct TrainingStep::Pass {
   Stream& stream;
-  const Weights &weights, &gradients;
+  TrainingState& state;
   Tensor z, norm, dz;  // [own notes, note_dim], [own notes], as z
-  Tensor losses;       // [own labels]
+  Tensor losses;       // [labels of the tensor group]
   double token_scale;
   StepResult& result;
   Stopwatch& watch;
   int64_t note = 0, label = 0;  // where the next micro-batch's begin
+
+  const Weights& weights() const { return state.weights.views(); }
+  const Weights& gradients() const { return state.gradients.views(); }
 };
 
 // Forward to the note vectors, which stay in p.z.
 Tensor TrainingStep::embed(Pass& p, MicroBatch& b, bool keep) {
   p.result.seconds.packing += p.watch.lap();
   b.input.wait(p.stream);
-  const Tensor hidden = transformer_.forward(p.stream, p.weights, b.input, arena_, keep);
-  const auto rows = static_cast<int64_t>(b.examples.size());
-  const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + rows); };
-  note_vectors(p.stream, hidden, b.input.note_places(), p.weights.note_projection, part(p.z), part(p.norm), arena_);
+  const PassHooks hooks{.begins = [&](int layer) { p.state.weights.begins(p.stream, layer); }, .done = {}};
+  const Tensor hidden = transformer_.forward(p.stream, p.weights(), b.input, arena_, keep, hooks);
+  const FlatRange own = notes_of_part(std::ssize(b.examples), transformer_.part());
+  const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + own.size()); };
+  note_vectors(p.stream, hidden, b.input.note_places().slice(own.begin, own.end), p.weights().note_projection,
+               part(p.z), part(p.norm), arena_);
   p.result.seconds.forward += p.watch.lap();
   return hidden;
 }
 
+PassHooks TrainingStep::backward_hooks(Pass& p, bool last) {
+  return {.begins =
+              [&p](int layer) {
+                p.state.weights.begins(p.stream, layer);
+                p.state.gradients.begins(p.stream, layer);
+              },
+          .done = [this, &p, last](int layer) { p.state.gradients.done(p.stream, transformer_, layer, last); }};
+}
+
 // From the gradient of the note vectors and the token loss to that of the parameters.
 void TrainingStep::backward(Pass& p, MicroBatch& b, Tensor hidden, bool last) {
-  const auto notes = static_cast<int64_t>(b.examples.size()), labels = b.input.labels().rows();
-  const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + notes); };
+  const FlatRange own = notes_of_part(std::ssize(b.examples), transformer_.part());
+  const int64_t labels = b.input.labels().rows();
+  const auto part = [&](const Tensor& t) { return t.slice(p.note, p.note + own.size()); };
   const Tensor d_hidden = arena_.allocate(hidden.dtype, {hidden.rows(), hidden.cols()});
   set_zero(p.stream, d_hidden);
-  token_loss(p.stream, hidden, b.input.label_places(), b.input.labels(), p.weights.head, notes_.prompt.vocabulary,
-             p.token_scale, d_hidden, p.gradients.head, p.losses.slice(p.label, p.label + labels), arena_);
+  token_loss(p.stream, mesh_.tensor, hidden, b.input.label_places(), b.input.labels(), p.weights().head,
+             notes_.prompt.vocabulary, p.token_scale, d_hidden, p.gradients().head,
+             p.losses.slice(p.label, p.label + labels), arena_);
   p.result.seconds.token += p.watch.lap();
-  note_vectors_backward(p.stream, part(p.dz), hidden, b.input.note_places(), p.weights.note_projection, part(p.z),
-                        part(p.norm), d_hidden, p.gradients.note_projection, arena_);
-  Transformer::LayerDone layer_done;
-  if (last) layer_done = [&](int layer) { gradient_sum_.layer_done(p.stream, p.gradients, layer); };
-  transformer_.backward(p.stream, p.weights, b.input, d_hidden, p.gradients, arena_, layer_done);
+  note_vectors_backward(p.stream, part(p.dz), hidden, b.input.note_places().slice(own.begin, own.end),
+                        p.weights().note_projection, part(p.z), part(p.norm), d_hidden, p.gradients().note_projection,
+                        arena_);
+  transformer_.backward(p.stream, p.weights(), b.input, d_hidden, p.gradients(), arena_, backward_hooks(p, last));
   b.input.done(p.stream);
   p.result.seconds.backward += p.watch.lap();
-  p.note += notes;
+  p.note += own.size();
   p.label += labels;
 }
 
-StepResult TrainingStep::run(Stream& stream, int64_t step, const Weights& weights, float tau,
-                             const Weights& gradients) {
+StepResult TrainingStep::run(Stream& stream, int64_t step, TrainingState& state, float tau) {
   StepResult result;
   Stopwatch watch;
   take_plan(step);
   arena_.rewind(0);
-  set_zero(stream, gradients.flat);
-  const int64_t own = plan_.rows_of[ranks_.rank()], all = std::ssize(plan_.ids), note_dim = config_.model.note_dim;
+  state.gradients.begin(stream);
+  const int64_t own = plan_.rows_of[mesh_.world.rank()], all = std::ssize(plan_.ids), note_dim = config_.model.note_dim;
   const auto f32 = [&](std::initializer_list<int64_t> sizes) { return arena_.allocate(DType::f32, sizes); };
   const double alpha = config_.loss.alpha, contrastive_scale = 1 / (1 + alpha) / static_cast<double>(all);
   const double token_scale = plan_.labels == 0 ? 0 : alpha / (1 + alpha) / static_cast<double>(plan_.labels);
-  Pass p{stream,
-         weights,
-         gradients,
-         f32({own, note_dim}),
-         f32({own}),
-         f32({own, note_dim}),
-         f32({plan_.labels_of[ranks_.rank()]}),
-         token_scale,
-         result,
-         watch};
+  Pass p{stream, state, f32({own, note_dim}), f32({own}), f32({own, note_dim}), f32({plan_.own_labels}), token_scale,
+         result, watch};
   const bool one_pass = micro_batches_ == 1;
+  const bool first_of_group = mesh_.tensor.rank() == 0;  // counts what all of a tensor group have
   const int64_t mark = arena_.mark();
 
   Tensor hidden;
   for (int i = 0; i < micro_batches_; ++i) {
     MicroBatch& b = take(i);
     hidden = embed(p, b, one_pass);
-    result.tokens += std::ssize(b.batch.tokens);
-    result.unshared_tokens += b.batch.unshared_tokens;
-    result.flops += batch_flops(config_.model, b.batch, weights.head.rows(), !one_pass);
+    if (first_of_group) {
+      result.tokens += std::ssize(b.batch.tokens);
+      result.unshared_tokens += b.batch.unshared_tokens;
+      result.flops += batch_flops(config_.model, b.batch, padded_vocabulary(notes_.prompt.vocabulary), !one_pass,
+                                  config_.parallel.recompute == Recompute::layer);
+    }
     if (one_pass) break;
     b.input.done(stream);
-    p.note += std::ssize(b.examples);
+    p.note += notes_of_part(std::ssize(b.examples), transformer_.part()).size();
     arena_.rewind(mark);
     prepare_next(i);
   }
-  contrastive_.run(stream, ranks_, {plan_.ids, plan_.log_q, plan_.rows_of}, p.z, tau, contrastive_scale, p.dz, arena_);
+  contrastive_.run(stream, mesh_.world, {plan_.ids, plan_.log_q, plan_.rows_of}, p.z, tau, contrastive_scale, p.dz,
+                   arena_);
   result.flops += infonce_flops(own, all, note_dim);
   result.seconds.contrastive = watch.lap();
 
@@ -294,14 +268,14 @@ StepResult TrainingStep::run(Stream& stream, int64_t step, const Weights& weight
   }
   const ContrastiveSums sums = contrastive_.sums();
   const auto dtau = static_cast<float>(sums.dtau);
-  copy(stream, Tensor::of(&dtau, {1}), gradients.tau);
-  gradient_sum_.finish(stream, gradients);
+  copy(stream, Tensor::of(&dtau, {1}), p.gradients().tau);
+  state.gradients.finish(stream, transformer_);
   const Tensor losses = losses_.fetch(stream, {p.losses})[0];
   prepare_next(passes() - 1);
   losses_.wait();
   result.seconds.reduce = watch.lap();
   const auto of_rows = losses.span<float>();
-  add_up(sums, std::accumulate(of_rows.begin(), of_rows.end(), 0.0), result);
+  add_up(sums, first_of_group ? std::accumulate(of_rows.begin(), of_rows.end(), 0.0) : 0, result);
   return result;
 }
 

@@ -14,10 +14,11 @@
 #include "data_pipeline/sampler.h"
 #include "losses/contrastive.h"
 #include "model/transformer.h"
-#include "runtime/communicator.h"
+#include "runtime/mesh.h"
 #include "training/config.h"
 #include "training/flops.h"
-#include "training/gradient_sum.h"
+#include "training/state.h"
+#include "training/step_costs.h"
 
 namespace notellm {
 
@@ -44,32 +45,32 @@ struct StepResult {
 
 class TrainingStep {
  public:
-  // Throws Error(usage): fewer pairs per step than ranks; Error(data): a note whose sequence is longer than the context
-  // (which one), too few pairs.
-  TrainingStep(const RunConfig& config, const NoteTable& notes, const PairTable& pairs, Communicator& ranks);
+  // Throws Error(usage): fewer pairs per step than data ranks, sizes that do not divide; Error(data): a note whose
+  // sequence is longer than the context (which one), too few pairs.
+  TrainingStep(const RunConfig& config, const NoteTable& notes, const PairTable& pairs, Mesh& mesh);
 
-  // The loss of step `step` at `weights`, and its gradient in `gradients` (f32, overwritten; the same on all ranks).
-  // tau: the master value of weights.tau. On CUDA the gradient is there in the stream's order; the host waits once, for
-  // the loss, and has prepared the next step's first batch by then.
-  StepResult run(Stream& stream, int64_t step, const Weights& weights, float tau, const Weights& gradients);
+  // The loss of step `step` at the state's weights, and its gradient in the state's gradients (overwritten). tau: the
+  // master value. On CUDA the gradient is there in the stream's order; the host waits once, for the loss, and has
+  // prepared the next step's first batch by then. All ranks of the mesh call it.
+  StepResult run(Stream& stream, int64_t step, TrainingState& state, float tau);
 
   int micro_batches() const { return micro_batches_; }
+  const Arena& arena() const { return arena_; }
 
  private:
   // The notes of a step and where they go; the same on all ranks.
   struct Plan {
     int64_t step = -1;
     std::vector<Sampler::Slot> slots;
-    std::vector<std::vector<std::vector<int32_t>>> lists;  // [rank][micro-batch] slots
+    std::vector<std::vector<std::vector<int32_t>>> lists;  // [data rank][micro-batch] slots
     std::vector<int64_t> ids, rows_of;                     // gathered order; notes of each rank
     std::vector<float> log_q;
-    std::vector<int64_t> labels_of;  // labels of each rank
-    int64_t labels = 0;
+    int64_t own_labels = 0, labels = 0;  // of the rank's tensor group; of all
   };
   // A micro-batch of a plan, packed and on its way to the device. Two take turns: while the device reads one, the other
   // is prepared.
   struct MicroBatch {
-    explicit MicroBatch(const RunConfig& config);
+    MicroBatch(const RunConfig& config, const Transformer& transformer);
     int64_t step = -1;
     int pass = -1;
     std::vector<NoteExample> examples;
@@ -77,30 +78,27 @@ class TrainingStep {
     ModelInput input;
   };
   struct Pass;  // what run() keeps through a step
-  struct Longest {
-    int64_t tokens = 0, labels = 0;
-  };
 
   void make_plan(int64_t step, Plan& plan) const;
+  void add_rank(Plan& plan, int group, TensorPart part) const;
   void take_plan(int64_t step);
   void prepare(const Plan& plan, int pass, MicroBatch& batch) const;
   MicroBatch& take(int pass);
   void prepare_next(int pass);
   Tensor embed(Pass& p, MicroBatch& b, bool keep);
+  PassHooks backward_hooks(Pass& p, bool last);
   void backward(Pass& p, MicroBatch& b, Tensor hidden, bool last);
   void add_up(const ContrastiveSums& sums, double token_sum, StepResult& result);
-  Longest longest_sequence() const;
   int64_t arena_bytes();
   // One micro-batch is done in one pass; several first forward only, one after the other, then again with backward.
   int passes() const { return micro_batches_ == 1 ? 1 : 2 * micro_batches_; }
 
   const RunConfig& config_;
   const NoteTable& notes_;
-  Communicator& ranks_;
+  Mesh& mesh_;
   Sampler sampler_;
   Transformer transformer_;
   Contrastive contrastive_;
-  GradientSum gradient_sum_;
   Download losses_;
   int micro_batches_;
   Plan plan_, next_plan_;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <csignal>
 #include <optional>
+#include <utility>
 
 #include "data_pipeline/shards.h"
 #include "evaluation/recall.h"
@@ -11,6 +12,7 @@
 #include "runtime/progress.h"
 #include "runtime/stopwatch.h"
 #include "training/checkpoint.h"
+#include "training/checkpoint_writer.h"
 #include "training/metrics.h"
 #include "training/state.h"
 
@@ -66,18 +68,20 @@ bool is_shape(std::string_view key) {
 bool is_decisive(std::string_view key) {
   if (key == "train.steps" || key == "train.pairs_per_step") return true;
   return key != "threads" && key != "device" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
-         !key.starts_with("model.init.");
+         !key.starts_with("parallel.") && !key.starts_with("model.init.");
 }
 
 class Trainer {
  public:
-  Trainer(const RunConfig& config, Communicator& ranks, const Shards& shards)
+  Trainer(const RunConfig& config, Mesh& mesh, const Shards& shards)
       : config_(config),
-        ranks_(ranks),
+        mesh_(mesh),
+        ranks_(mesh.world),
         shards_(shards),
         stream_(config.device),
-        state_(config, shards.notes.prompt),
-        step_(config, shards.notes, shards.pairs, ranks) {}
+        state_(config, shards.notes.prompt, mesh),
+        step_(config, shards.notes, shards.pairs, mesh),
+        writer_(config, shards.notes, state_) {}
 
   void start_anew() { state_.start_anew(config_, shards_.notes.prompt); }
   void resume_from(const fs::path& checkpoint);
@@ -87,23 +91,29 @@ class Trainer {
   StepMetrics do_step();
   void count_skipped(const StepMetrics& metrics);
   void save();
+  void end(Metrics* metrics);
+  bool end_step();
   void evaluate_sample(Metrics* metrics);
+  void warn_of_hosts();
 
   const RunConfig& config_;
+  Mesh& mesh_;
   Communicator& ranks_;
   const Shards& shards_;
   Stream stream_;
   TrainingState state_;
   TrainingStep step_;
+  CheckpointWriter writer_;
   TrainingPosition position_;
   int skipped_in_a_row_ = 0;
-  int64_t saved_step_ = -1;
+  int64_t saved_step_ = -1;  // of the newest save that was begun
   std::optional<Embedder> embedder_;
 };
 
 void Trainer::resume_from(const fs::path& checkpoint) {
-  const CheckpointInfo info = verify_checkpoint(checkpoint);
-  if (info.tokenizer_digest != shards_.notes.tokenizer_digest || info.vocabulary != state_.layout.vocabulary())
+  const CheckpointInfo info = verify_checkpoint(checkpoint, ranks_);
+  if (info.manifest.tokenizer_digest != shards_.notes.tokenizer_digest ||
+      info.manifest.vocabulary != state_.layout.vocabulary())
     fail(ErrorKind::checkpoint,
          "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
          checkpoint.string(), config_.data.shards, info.config.data.shards);
@@ -114,10 +124,9 @@ void Trainer::resume_from(const fs::path& checkpoint) {
   const std::string changes = changed_keys(info.config, config_, is_decisive);
   if (!changes.empty() && ranks_.rank() == 0)
     spdlog::warn("{} was trained with other settings, from here on: {}", checkpoint.string(), changes);
-  load_weights(checkpoint, state_.layout, true, state_.optimizer.weights(), config_.device);
-  load_moments(checkpoint, state_.layout, state_.optimizer);
-  state_.optimizer.refresh_compute_weights();
-  position_ = info.position;
+  load_state(info, state_.layout, state_.shards, state_.optimizer);
+  state_.weights.refresh();
+  position_ = info.manifest.position;
   saved_step_ = position_.step;
   spdlog::info("resumed from {} after step {}", checkpoint.string(), position_.step);
 }
@@ -127,9 +136,9 @@ StepMetrics Trainer::do_step() {
   StepMetrics m;
   const float tau = state_.tau(stream_);
   m.tau = tau;
-  m.result = step_.run(stream_, position_.step, state_.weights, tau, state_.gradients);
+  m.result = step_.run(stream_, position_.step, state_, tau);
   m.learning_rate = learning_rate(config_.optimizer, position_.step, config_.train.steps);
-  m.gradient_norm = state_.optimizer.update(stream_, state_.gradients.flat, m.learning_rate, position_.updates + 1);
+  m.gradient_norm = state_.update(stream_, m.learning_rate, position_.updates + 1);
   ++position_.step;
   m.step = position_.step;
   count_skipped(m);
@@ -148,30 +157,61 @@ void Trainer::count_skipped(const StepMetrics& m) {
   ++position_.skipped;
   ++skipped_in_a_row_;
   if (ranks_.rank() == 0) spdlog::warn("step {}: the gradient has NaN or Inf; skipped by all ranks", m.step);
-  if (skipped_in_a_row_ >= config_.train.most_skipped_steps)
+  if (skipped_in_a_row_ >= config_.train.most_skipped_steps) {
+    writer_.finish();
     fail(ErrorKind::diverged,
          "{} steps in a row had NaN or Inf, the last one step {}: lower optimizer.learning_rate, or go on from an "
          "older checkpoint with --resume",
          skipped_in_a_row_, m.step);
+  }
 }
 
 void Trainer::save() {
   if (saved_step_ == position_.step) return;
-  stream_.synchronize();  // the last update
-  if (ranks_.rank() == 0)
-    save_checkpoint(config_, state_.layout, shards_.notes, fs::path(config_.data.shards) / "tokenizer.model", position_,
-                    state_.optimizer);
+  writer_.begin(stream_, position_);
   saved_step_ = position_.step;
 }
 
+void Trainer::end(Metrics* metrics) {
+  save();
+  writer_.finish();
+  if (metrics) metrics->finish();
+  ranks_.barrier("end of training");  // a rank that ends with another code than 0 takes the others with it
+}
+
+// What all ranks tell each other at the end of a step: whether one got a signal, and how a save stands. Returns whether
+// the run is to end.
+bool Trainer::end_step() {
+  constexpr int64_t signal = 1 << 8;
+  bool ends = false;
+  std::vector<CheckpointWriter::Standing> standings;
+  for (const int64_t word : ranks_.all_gather(
+           "signal", static_cast<int64_t>(writer_.standing()) | (signal_received != 0 ? signal : int64_t{0}))) {
+    ends = ends || (word & signal) != 0;
+    standings.push_back(static_cast<CheckpointWriter::Standing>(word & ~signal));
+  }
+  writer_.proceed(standings);
+  return ends;
+}
+
 void Trainer::evaluate_sample(Metrics* metrics) {
-  if (!embedder_) embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes, config_.device);
+  if (!embedder_)
+    embedder_.emplace(config_.model, config_.compute(), config_.evaluate.batch_notes, config_.device, &mesh_.tensor);
   const Pool pool = make_pool(shards_.notes);
   const auto questions = make_questions(pool, sample_pairs(shards_.pairs.test, config_.train.evaluate_pairs));
-  const Buffer vectors = embed_pool(stream_, ranks_, *embedder_, state_.weights, shards_.notes, pool, false);
-  Stream cpu;  // ranks are computed there
-  const auto found = rank_targets(cpu, ranks_, pool_vectors(vectors, state_.weights, pool), questions);
+  const PassHooks hooks{.begins = [&](int layer) { state_.weights.begins(stream_, layer); }, .done = {}};
+  const Weights& weights = state_.weights.views();
+  const Buffer vectors = embed_pool(stream_, mesh_.data, *embedder_, weights, shards_.notes, pool, false, hooks);
+  const auto found = rank_targets(stream_, ranks_, pool_vectors(vectors, weights, pool), questions);
   if (metrics) metrics->evaluation(position_.step, named_values(summarize(found)));
+}
+
+// After one step: what it has sent is counted.
+void Trainer::warn_of_hosts() {
+  const int64_t here =
+      bytes_to_other_hosts(mesh_.tensor.bytes_sent_in_group(), mesh_.tensor.size(), mesh_.tensor.local_size());
+  const int64_t bytes = ranks_.max("hosts of tensor groups", here);
+  if (bytes > 0 && ranks_.rank() == 0) spdlog::warn("{}", describe_hosts_cost(bytes, mesh_.tensor.size()));
 }
 
 TrainingEnd Trainer::run() {
@@ -179,14 +219,15 @@ TrainingEnd Trainer::run() {
   std::optional<Metrics> metrics;
   if (ranks_.rank() == 0)
     metrics.emplace(config_.train.run, position_.step, config_.train.steps, config_.train.log_every);
+  bool first = true;
   while (position_.step < config_.train.steps) {
-    set_watchdog_step(position_.step);
+    set_watchdog_step(position_.step + 1);
     const StepMetrics m = do_step();
     if (metrics) metrics->step(m);
+    if (std::exchange(first, false)) warn_of_hosts();
     const auto every = [&](int n) { return n > 0 && position_.step % n == 0; };
-    if (ranks_.max("signal", static_cast<int64_t>(signal_received)) != 0) {
-      save();
-      ranks_.barrier("end of training");  // a rank that ends with another code than 0 takes the others with it
+    if (end_step()) {
+      end(metrics ? &*metrics : nullptr);
       if (ranks_.rank() == 0)
         spdlog::info("a signal asked for the end: saved after step {}; go on with --resume auto", position_.step);
       return TrainingEnd::preempted;
@@ -196,8 +237,7 @@ TrainingEnd Trainer::run() {
       evaluate_sample(metrics ? &*metrics : nullptr);
     if (every(config_.train.checkpoint_every)) save();
   }
-  save();
-  ranks_.barrier("end of training");
+  end(metrics ? &*metrics : nullptr);
   return TrainingEnd::finished;
 }
 
@@ -215,14 +255,13 @@ std::optional<fs::path> checkpoint_to_resume(const RunConfig& config, const std:
 
 TrainingEnd train(const RunConfig& config, const std::string& resume, Communicator& ranks) {
   set_watchdog(config.train.watchdog_seconds);
-  ranks.require_equal("configuration", "the configuration", print_run_config(config) + resume);
+  ranks.require_equal("configuration", "configuration", print_run_config(config) + resume);
   const Shards shards = read_shards(config.data.shards);
-  ranks.require_equal(
-      "shards", "the shards in " + config.data.shards,
-      fmt::format("{} {} {}", shards.notes.tokenizer_digest, shards.notes.size(), shards.pairs.train.size()));
+  ranks.require_equal("shards", "set of shards in " + config.data.shards, read_shard_set(config.data.shards).id);
   const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);
-  ranks.require_equal("checkpoint", "the checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
-  Trainer trainer(config, ranks, shards);
+  ranks.require_equal("checkpoint", "checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
+  Mesh mesh(ranks, config.parallel.tensor);
+  Trainer trainer(config, mesh, shards);
   if (checkpoint)
     trainer.resume_from(*checkpoint);
   else

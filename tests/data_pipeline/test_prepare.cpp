@@ -1,8 +1,6 @@
 #include <gtest/gtest.h>
 #include <omp.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -12,6 +10,7 @@
 #include "runtime/files.h"
 #include "runtime/random.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
 
 namespace notellm {
@@ -237,31 +236,12 @@ TEST_F(Prepare, EmptyInput) {
   EXPECT_FALSE(fs::exists(folder / "shards"));
 }
 
-// No file grows over `bytes` as long as this lives: what a full disk looks like.
-class SmallDisk {
- public:
-  explicit SmallDisk(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &limit_);
-    struct rlimit small = limit_;
-    small.rlim_cur = bytes;
-    setrlimit(RLIMIT_FSIZE, &small);
-  }
-  ~SmallDisk() {
-    setrlimit(RLIMIT_FSIZE, &limit_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  struct rlimit limit_;
-};
-
 TEST_F(Prepare, AFullDiskKeepsTheOldShards) {
   const std::string id = run().set.id;
   config.prompt.content_tokens = 70;
   for (const auto& [bytes, file] : {std::pair{3000, "tokenizer.model"}, {10'000, "notes-00000.h5"}}) {
     {
-      const SmallDisk small(bytes);
+      const test::SmallDisk small(bytes);
       EXPECT_ERROR(io, file, run());
     }
     EXPECT_EQ(read_shard_set(config.shards).id, id);
@@ -296,7 +276,7 @@ TEST(PairSpool, AFullDiskIsAnError) {
   const TempDir folder;
   PairSpool spool(folder.path(), "train", 0);
   const std::vector<Pair> pairs(1000);
-  const SmallDisk small(3000);
+  const test::SmallDisk small(3000);
   EXPECT_ERROR(io, "train-0.spool: cannot be written: disk full", {
     spool.append(pairs);
     spool.finish();

@@ -91,6 +91,18 @@ TYPED_TEST(EmbeddingOf, RowsAndTheirGradient) {
   EXPECT_TRUE(test::bytes_of(dx) == test::bytes_of(expected));
 }
 
+// A rank's part of a table: tokens of other parts have rows of zeros, and give nothing back.
+TEST(Embedding, TokensOfOtherParts) {
+  std::vector<float> table{1, 2, 3, 4}, x(8, 9.0f), dtable(4, 10.0f);
+  const std::vector<int32_t> tokens{-1, 1, -1, 0};
+  embedding(stream, Tensor::of(tokens.data(), {4}), view(table, {2, 2}), view(x, {4, 2}));
+  EXPECT_EQ(x, (std::vector<float>{0, 0, 3, 4, 0, 0, 1, 2}));
+  embedding_backward(tokens, view(x, {4, 2}), view(dtable, {2, 2}));
+  EXPECT_EQ(dtable, (std::vector<float>{11, 12, 13, 14}));
+  embedding_backward({-1, -1, -1, -1}, view(x, {4, 2}), view(dtable, {2, 2}));
+  EXPECT_EQ(dtable, (std::vector<float>{11, 12, 13, 14}));
+}
+
 // 256 + 1 + … + 1: a bf16 that is rounded after each addition would stay at 256.
 TEST(Embedding, SumsInF32) {
   std::vector<bf16> dy(6, bf16(1.0f)), dx{bf16(0.0f), bf16(256.0f)};
@@ -115,6 +127,9 @@ TEST(GroupedRows, AreAscendingAndStable) {
       EXPECT_EQ(g.rows.size(), std::ssize(targets));
     }
   }
+  groups.set(std::vector<int32_t>{-1, 4, -1, 1, 4});
+  EXPECT_EQ(groups.view().rows.size(), 3);
+  EXPECT_EQ(groups.view().rows.as<int32_t>()[0], 3);
   EXPECT_ERROR(internal, "target -3", groups.set(std::vector<int32_t>{1, -3}));
 }
 
@@ -135,10 +150,10 @@ TYPED_TEST(EmbeddingOf, SameBitsForAnyThreads) {
 TEST(Embedding, Errors) {
   std::vector<float> table(6), x(4);
   std::vector<bf16> half(4);
-  std::vector<int32_t> tokens{0, 3}, fine{0, 2}, negative{-1, 0}, begin{0, 1, 2}, early{0, 1, 1}, back{0, 3, 2};
+  std::vector<int32_t> tokens{0, 3}, fine{0, 2}, negative{-2, 0}, begin{0, 1, 2}, early{0, 1, 1}, back{0, 3, 2};
   const Tensor words = view(table, {3, 2}), out = view(x, {2, 2}), good = view(fine, {2}), starts = view(begin, {3});
   EXPECT_ERROR(internal, "tokens[1] is 3", embedding(stream, view(tokens, {2}), words, out));
-  EXPECT_ERROR(internal, "tokens[0] is -1", embedding(stream, view(negative, {2}), words, out));
+  EXPECT_ERROR(internal, "tokens[0] is -2", embedding(stream, view(negative, {2}), words, out));
   EXPECT_ERROR(internal, "tokens is", embedding(stream, good.slice(0, 1), words, out));
   EXPECT_ERROR(internal, "table", embedding(stream, good, words, view(half, {2, 2})));
   EXPECT_ERROR(internal, "rows[1] is 3", gather_rows(stream, words, view(tokens, {2}), out));

@@ -122,7 +122,7 @@ check() {
 same_as_whole() {
   local file last
   last="$(printf 'checkpoints/step-%08d' "$steps")"
-  for file in model-00001-of-00001.safetensors note_head.safetensors optimizer-00000.safetensors; do
+  for file in model-00001-of-00001.safetensors note_head.safetensors optimizer-00001-of-00001.safetensors; do
     cmp "whole/$last/$file" "$1/$last/$file" || fail "run $1 is not the undisturbed one"
   done
   grep -o '"step":[0-9]*' "$1/metrics.jsonl" | cut -d: -f2 | cmp - <(seq "$steps") || fail "run $1 misses or repeats steps"

@@ -18,8 +18,8 @@ import tempfile
 import unittest
 
 NOTELLM, MPIEXEC = sys.argv[1:3]
-COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "inspect",
-            "doctor"]
+COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "plan",
+            "inspect", "doctor"]
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = {
@@ -114,7 +114,7 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as name:
             config = pathlib.Path(name, "run.yaml")
             config.write_text("train: {stepz: 3}\n", encoding="utf-8")
-            for command in ("prepare", "train", "evaluate", "neighbors", "bench step"):
+            for command in ("prepare", "train", "evaluate", "neighbors", "bench step", "plan"):
                 with self.subTest(command):
                     self.expect([*command.split(), str(config)], 2, "stepz", "steps", str(config))
             self.expect(["train", str(pathlib.Path(name, "none.yaml"))], 4, "none.yaml")
@@ -152,7 +152,25 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             for text in ("oneDNN", "SentencePiece", "GFLOP/s", "instruction set"):
                 self.assertIn(text, result.stdout)
-            self.assertEqual("0 – 1" in result.stdout, ranks == 2)
+            self.assertEqual("messages between two ranks" in result.stdout, ranks == 2)
+            self.assertEqual("shared memory (ob1, vader)" in result.stdout, ranks == 2)
+
+    def test_doctor_finds_what_differs(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            (folder / "a.yaml").write_text("seed: 1\n", encoding="utf-8")
+            (folder / "b.yaml").write_text("seed: 2\n", encoding="utf-8")
+            doctor = [NOTELLM, "doctor"]
+            for second, said in (("a.yaml", "all ranks alike +versions, instruction set, configuration\n"),
+                                 ("b.yaml", "warning: rank 1 has another configuration than rank 0: 'seed: 2', not 'seed: 1'")):
+                command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "--mca", "btl", "tcp,self", "-n", "1", *doctor,
+                           folder / "a.yaml", ":", "-n", "1", *doctor, folder / second]
+                result = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT, timeout=300)
+                self.assertRegex(result.stdout, said)
+                self.assertIn("TCP (ob1, tcp)", result.stdout)
+                clocks = re.search(r"clocks, from rank 0's +([+-][\d.]+) to ([+-][\d.]+) s", result.stdout)
+                for offset in clocks.groups():  # the same clock: off by the way there at most
+                    self.assertLess(abs(float(offset)), 0.1)
 
 
 class WholeWay(unittest.TestCase):
@@ -304,6 +322,7 @@ class WholeWay(unittest.TestCase):
         text = self.must("inspect", self.checkpoint)
         for part in ("model.layers.1.mlp.down_proj.weight", "32 × 64", "f32", "5 of 5"):
             self.assertIn(part, text)
+        self.assertNotIn("does not know", text)
         self.assertIn("whole", self.must("inspect", self.folder / "run"))
         self.assertIn("note_head.tau", self.must("inspect", self.checkpoint / "note_head.safetensors"))
 
@@ -319,6 +338,8 @@ class WholeWay(unittest.TestCase):
         shutil.copytree(self.folder / "run", run_copy)
         name = "model-00001-of-00001.safetensors"
         model = run_copy / "checkpoints" / "step-00000005" / name
+        (model.parent / "foreign.txt").write_text("x")
+        self.assertIn("foreign.txt, 1 B, which the manifest does not know", self.must("inspect", model.parent))
         data = bytearray(model.read_bytes())
         data[-1] ^= 1
         model.write_bytes(data)

@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "launch/device_facts.h"
+#include "training/cluster.h"
 
 namespace notellm {
 namespace {
@@ -34,6 +37,21 @@ TEST(VendorPeak, IsUnknownOfOtherDevicesAndOfParts) {
   EXPECT_FALSE(vendor_peak("NVIDIA A10", 72, bf16_type));
   EXPECT_FALSE(vendor_peak("softgpu sm_80", 108, bf16_type));
   EXPECT_FALSE(device_peak(Device::cpu, f32));
+}
+
+TEST(VendorPeak, IsWhatTheClusterFilesSay) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(NOTELLM_SOURCE_DIR "/configs/clusters")) {
+    const GpuConfig gpu = read_cluster(entry.path()).gpu;
+    const int multiprocessors = gpu.name.starts_with("NVIDIA A100") ? 108 : 132;
+    for (const auto& [dtype, tflops] : {std::pair{bf16_type, gpu.bf16_tflops}, std::pair{f32, gpu.fp32_tflops}}) {
+      const std::optional<double> peak = vendor_peak(gpu.name, multiprocessors, dtype);
+      ASSERT_TRUE(peak) << entry.path() << ": " << gpu.name;
+      EXPECT_DOUBLE_EQ(1e12 * tflops, *peak) << entry.path();
+    }
+    ++files;
+  }
+  EXPECT_GE(files, 2);
 }
 
 TEST(CpuName, IsSomething) { EXPECT_FALSE(device_name(Device::cpu).empty()); }

@@ -16,6 +16,11 @@
 namespace notellm {
 namespace {
 
+Communicator& alone() {
+  static Communicator one = Communicator::self();
+  return one;
+}
+
 constexpr const char* golden_file = "golden/objective.json";
 
 // f32 rounds a term to 2^-24 = 6e-8 of it. A similarity is a sum of at most 5 such products; times e^tau = 20 it moves
@@ -92,7 +97,7 @@ ContrastiveResult run_contrastive(const Case& c, Communicator& ranks, Contrastiv
   const Tensor z = arena.allocate(DType::f32, {r.rows, c.d}), dz = arena.allocate(DType::f32, {r.rows, c.d});
   const Tensor norm = arena.allocate(DType::f32, {r.rows});
   l2_normalize(stream, Tensor::of(c.vectors.data() + r.first * c.d, {r.rows, c.d}), z, norm);
-  Contrastive contrastive(c.mask_known, gradient);
+  Contrastive contrastive(c.mask_known, gradient, ranks.size());
   const double scale = 1 / (1 + c.alpha) / static_cast<double>(c.ids.size());
   const int64_t used = arena.used_bytes();
   contrastive.run(stream, ranks, {c.ids, c.log_q, rows_of}, z, c.tau, scale, dz, arena);
@@ -204,8 +209,8 @@ TEST(Objective, TokenLossEqualsFloat64) {
     const int64_t used = arena.used_bytes();
     const double scale = c.alpha / (1 + c.alpha) / static_cast<double>(m);
     std::vector<float> loss(m);
-    token_loss(stream, hidden, Tensor::of(places.data(), {m}), Tensor::of(c.labels.data(), {m}), head, v, scale,
-               d_hidden, d_head, Tensor::of(loss.data(), {m}), arena);
+    token_loss(stream, alone(), hidden, Tensor::of(places.data(), {m}), Tensor::of(c.labels.data(), {m}), head, v,
+               scale, d_hidden, d_head, Tensor::of(loss.data(), {m}), arena);
     const double sum = std::accumulate(loss.begin(), loss.end(), 0.0);
     EXPECT_EQ(arena.used_bytes(), used);
     EXPECT_NEAR(sum / static_cast<double>(m), c.number("loss_gen"), relative_tolerance * c.number("loss_gen"))
@@ -244,8 +249,8 @@ TEST(TokenLoss, MoreRowsThanATile) {
   for (int64_t r = 0; r < rows; ++r) labels[r] = static_cast<int32_t>(r % vocabulary);
   for (const Tensor& t : {d_hidden, d_head}) std::fill_n(t.as<float>(), t.size(), 0.0f);
   std::vector<float> loss(rows);
-  token_loss(stream, hidden, Tensor::of(places.data(), {rows}), Tensor::of(labels.data(), {rows}), head, vocabulary,
-             0.5, d_hidden, d_head, Tensor::of(loss.data(), {rows}), arena);
+  token_loss(stream, alone(), hidden, Tensor::of(places.data(), {rows}), Tensor::of(labels.data(), {rows}), head,
+             vocabulary, 0.5, d_hidden, d_head, Tensor::of(loss.data(), {rows}), arena);
   const double sum = std::accumulate(loss.begin(), loss.end(), 0.0);
   double expected = 0;
   std::vector<double> expected_head(vocabulary * dim);
@@ -280,8 +285,8 @@ TEST(TokenLoss, RefusesALabelOfThePadding) {
   std::fill_n(head.as<float>(), 8, 0.0f);
   const std::vector<int32_t> place = {0}, label = {3};
   EXPECT_ERROR(internal, "3",
-               token_loss(stream, hidden, Tensor::of(place.data(), {1}), Tensor::of(label.data(), {1}), head, 3, 1,
-                          arena.allocate(DType::f32, {1, 2}), arena.allocate(DType::f32, {4, 2}),
+               token_loss(stream, alone(), hidden, Tensor::of(place.data(), {1}), Tensor::of(label.data(), {1}), head,
+                          3, 1, arena.allocate(DType::f32, {1, 2}), arena.allocate(DType::f32, {4, 2}),
                           arena.allocate(DType::f32, {1}), arena));
 }
 
@@ -290,7 +295,7 @@ TEST(Contrastive, RefusesRowsThatAreNotItsOwn) {
   Stream stream;
   Arena arena(1 << 20);
   const Tensor z = arena.allocate(DType::f32, {4, 2}), dz = arena.allocate(DType::f32, {4, 2});
-  Contrastive contrastive(true, ContrastiveGradient::exact);
+  Contrastive contrastive(true, ContrastiveGradient::exact, 1);
   const std::vector<int64_t> ids = {1, 2}, odd = {1, 2, 3, 4, 5}, two = {2}, four = {4};
   EXPECT_ERROR(internal, "4 of 2 note vectors", contrastive.run(stream, self, {ids, {}, two}, z, 3, 1, dz, arena));
   EXPECT_ERROR(internal, "5", contrastive.run(stream, self, {odd, {}, four}, z, 3, 1, dz, arena));

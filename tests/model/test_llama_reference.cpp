@@ -30,7 +30,7 @@ struct Llama {
   std::vector<int32_t> tokens = reference.at("tokens");
   ModelConfig config = read_config();
   ParameterLayout layout{config, 512};
-  test::FlatWeights parameters{layout, config};
+  test::FlatWeights parameters{layout};
 
   Llama() { load_weights(test::shared_path(model_folder), layout, false, parameters.flat); }
 
@@ -90,11 +90,12 @@ void expect_last_row(const Llama& llama, const float* hidden) {
 double next_token_loss(const Llama& llama, const PackedBatch& batch, const ModelInput& input, Tensor hidden,
                        Arena& arena) {
   Stream stream;
-  const test::FlatWeights gradients(llama.layout, llama.config);
+  const test::FlatWeights gradients(llama.layout);
   const Tensor d_hidden = arena.allocate(DType::f32, {hidden.rows(), hidden.cols()});
   const Tensor labels = Tensor::of(batch.labels.data(), {static_cast<int64_t>(batch.labels.size())});
   const Tensor loss = arena.allocate(DType::f32, {labels.rows()});
-  token_loss(stream, hidden, input.label_places(), labels, llama.parameters.weights.head, 512, 1, d_hidden,
+  Communicator alone = Communicator::self();
+  token_loss(stream, alone, hidden, input.label_places(), labels, llama.parameters.weights.head, 512, 1, d_hidden,
              gradients.weights.head, loss, arena);
   const auto losses = loss.span<float>();
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(batch.labels.size());
@@ -110,7 +111,7 @@ TEST_P(LlamaReference, HiddenLogitsAndLoss) {
   Stream stream;
   Arena arena(16 << 20);
   ModelInput input;
-  input.set(batch, true);
+  input.set(batch, 512, true);
   ASSERT_EQ(input.hidden_rows(), 16);
   const Tensor hidden = transformer.forward(stream, llama.parameters.weights, input, arena, false);
   expect_last_row(llama, hidden.as<float>() + input.note_places().as<int32_t>()[0] * llama.config.dim);
@@ -126,7 +127,7 @@ TEST_P(LlamaReference, NoteRowAlone) {
   Stream stream;
   Arena arena(16 << 20);
   ModelInput input;
-  input.set(batch, false);
+  input.set(batch, 512, false);
   ASSERT_EQ(input.hidden_rows(), 1);
   expect_last_row(llama, transformer.forward(stream, llama.parameters.weights, input, arena, false).as<float>());
 }

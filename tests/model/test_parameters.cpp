@@ -8,6 +8,7 @@
 
 #include "model/model_input.h"
 #include "model/parameters.h"
+#include "model/row_share.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny_model.h"
 
@@ -54,7 +55,7 @@ TEST(ParameterLayout, BlocksTouchOthersAreAlignedNoneOverlap) {
     const bool continues = p.name.ends_with("v_proj.weight") || p.name.ends_with("up_proj.weight");
     EXPECT_TRUE(continues || p.offset % 16 == 0) << p.name << " at " << p.offset;
   }
-  EXPECT_EQ(layout.size(), end);
+  EXPECT_EQ(layout.size(), (end + 15) / 16 * 16);
   for (const std::string layer : {"model.layers.0.", "model.layers.2."}) {
     const auto after = [&](const char* a, const char* b) {
       const Parameter &first = layout.at(layer + a), &second = layout.at(layer + b);
@@ -65,12 +66,130 @@ TEST(ParameterLayout, BlocksTouchOthersAreAlignedNoneOverlap) {
   }
 }
 
+// Each bucket is whole parameters, and can be cut into shards; together they are the array.
+TEST(ParameterLayout, BucketsAreTheArray) {
+  for (int shards : {1, 3}) {
+    const ParameterLayout layout(tiny_model_config(3, 1), 64, {}, shards);
+    ASSERT_EQ(layout.buckets().size(), 5u);
+    int64_t end = 0;
+    for (const FlatRange& bucket : layout.buckets()) {
+      EXPECT_EQ(bucket.begin, end);
+      EXPECT_EQ(bucket.size() % (16 * shards), 0);
+      end = bucket.end;
+      for (const Parameter& p : layout.all())
+        EXPECT_TRUE(p.offset >= bucket.end || p.offset + p.size() <= bucket.begin ||
+                    (p.offset >= bucket.begin && p.offset + p.size() <= bucket.end))
+            << p.name;
+    }
+    EXPECT_EQ(layout.size(), end);
+    EXPECT_EQ(layout.at("model.layers.0.input_layernorm.weight").offset, layout.buckets()[1].begin);
+    EXPECT_EQ(layout.at("model.norm.weight").offset, layout.buckets()[4].begin);
+  }
+}
+
+// The parts of a tensor group, put together by their places, are the whole, each element as often as `copies` says; and
+// so are their initial values.
+TEST(ParameterLayout, PartsMakeTheWhole) {
+  for (int ranks : {1, 2, 4}) {
+    ModelConfig c = tiny_model_config(2, 2);
+    c.ffn = 12;
+    c.tied_head = false;
+    const ParameterLayout whole(c, 64);
+    const test::FlatWeights expected(whole);
+    test::initialize_flat(whole, c.init, 7, 40, 39, expected.flat);
+    std::map<std::string, std::vector<int>> covered;
+    for (int index = 0; index < ranks; ++index) {
+      const ParameterLayout part(c, 64, {index, ranks});
+      const test::FlatWeights values(part);
+      test::initialize_flat(part, c.init, 7, 40, 39, values.flat);
+      for (const Parameter& p : part.all()) {
+        const Parameter& of_whole = whole.at(p.name);
+        const float *x = p.view(values.flat).as<float>(), *y = of_whole.view(expected.flat).as<float>();
+        std::vector<int>& times = covered[p.name];
+        times.resize(static_cast<size_t>(of_whole.size()));
+        for_row_runs(p, 0, p.size(), [&](int64_t from, int64_t at, int64_t elements) {
+          for (int64_t i = 0; i < elements; ++i) {
+            ++times[from + i];
+            ASSERT_EQ(x[at + i], y[from + i]) << p.name << " " << from + i;
+          }
+        });
+        if (index == ranks - 1) {
+          EXPECT_EQ(times, std::vector<int>(times.size(), p.copies)) << p.name << " of " << ranks;
+        }
+      }
+    }
+  }
+}
+
+TEST(ParameterLayout, KvHeadsStandOnSeveralRanks) {
+  const ModelConfig c = [] {
+    ModelConfig c = tiny_model_config(1, 2);
+    c.ffn = 12;
+    return c;
+  }();
+  for (int index = 0; index < 4; ++index) {
+    const ParameterLayout part(c, 64, {index, 4});
+    EXPECT_EQ(part.part_config().heads, 1);
+    EXPECT_EQ(part.part_config().kv_heads, 1);
+    const Parameter& k = part.at("model.layers.0.self_attn.k_proj.weight");
+    EXPECT_EQ(k.copies, 2);
+    EXPECT_EQ(k.row_begin, index / 2 * c.head_dim);  // the kv head of query head `index`
+  }
+}
+
+TEST(ParameterLayout, SizesThatDoNotDivide) {
+  const auto parts = [](int ranks, auto change) {
+    ModelConfig c = tiny_model_config(1, 2);
+    change(c);
+    const ParameterLayout layout(c, 64, {0, ranks});
+  };
+  EXPECT_ERROR(usage, "model.heads 4 does not divide by parallel.tensor 3", parts(3, [](ModelConfig&) {}));
+  EXPECT_ERROR(usage, "model.ffn 10 does not divide by parallel.tensor 4; nearest that do: 8 and 12",
+               parts(4, [](ModelConfig&) {}));
+  EXPECT_ERROR(usage, "neither a divisor nor a multiple of model.kv_heads 3", parts(2, [](ModelConfig& c) {
+                 c.heads = 6;
+                 c.kv_heads = 3;
+               }));
+  EXPECT_ERROR(usage, "take 1, 2, 4", parts(3, [](ModelConfig& c) { c.heads = c.kv_heads = c.ffn = 3; }));
+}
+
+TEST(RowShare, EveryRowHasOneOwner) {
+  for (int ranks : {1, 2, 4, 8})
+    for (int64_t rows : {0, 1, 3, 511, 512, 513, 1300}) {
+      SCOPED_TRACE(fmt::format("{} rows on {} ranks", rows, ranks));
+      std::vector<int> owners(static_cast<size_t>(rows));
+      int64_t most = 0, least = rows;
+      for (int index = 0; index < ranks; ++index) {
+        const RowShare share({index, ranks}, Device::cpu);
+        int64_t next = 0;
+        for (int64_t begin = 0; begin < rows; begin += tile_rows) {
+          const Rows tile{begin, std::min(begin + tile_rows, rows)}, own = share.own(tile);
+          EXPECT_EQ(own.begin, next);
+          next = own.end;
+          const auto memory = std::make_unique<float[]>(static_cast<size_t>(tile.count()));
+          const Tensor all = Tensor::of(memory.get(), {tile.count()}), part = share.own_part(all);
+          ASSERT_EQ(part.rows(), own.count());
+          for (int64_t i = 0; i < part.rows(); ++i) {
+            const int64_t row = begin + (part.as<float>() - all.as<float>()) + i;
+            ++owners[row];
+            EXPECT_EQ(share.place_of(row, rows), own.begin + i);
+          }
+        }
+        EXPECT_EQ(share.own_count(rows), next);
+        most = std::max(most, next);
+        least = std::min(least, next);
+      }
+      EXPECT_EQ(owners, std::vector<int>(static_cast<size_t>(rows), 1));
+      EXPECT_LE(most - least, 1);
+    }
+}
+
 TEST(Weights, ViewsPointWhereNamesSay) {
   for (bool tied : {true, false}) {
     ModelConfig c = tiny_model_config(2, 2);
     c.tied_head = tied;
     const ParameterLayout layout(c, 64);
-    const test::FlatWeights all(layout, c);
+    const test::FlatWeights all(layout);
     const Weights& w = all.weights;
     const auto expect_at = [&](const Tensor& t, const std::string& name, std::vector<int64_t> shape) {
       EXPECT_EQ(t.data, layout.at(name).view(all.flat).data) << name;
@@ -119,9 +238,9 @@ TEST(Initialize, DistributionsOfEachKind) {
   c.note_dim = 32;
   c.init = {.embedding_std = 0.5, .matrix_std = 0.02, .first_attention = FirstAttention::random, .tau = 2.5};
   const ParameterLayout layout(c, 128);
-  const test::FlatWeights all(layout, c);
+  const test::FlatWeights all(layout);
   Stream stream;
-  initialize(stream, layout, c, 7, 101, 100, all.flat);
+  test::initialize_flat(layout, c.init, 7, 101, 100, all.flat);
   for (const Parameter& p : layout.all()) {
     const float* x = p.view(all.flat).as<float>();
     if (p.kind == ParameterKind::embedding) expect_normal(p.name, x, 100 * p.cols, 0.5);
@@ -194,10 +313,9 @@ TEST(Initialize, RefusesWhatDoesNotFit) {
   const TinyModel model(c);
   const Tensor flat = model.parameters.flat;
   Stream stream;
-  EXPECT_ERROR(internal, "parameters", initialize(stream, model.layout, c, 1, 40, 39, flat.slice(0, flat.rows() - 1)));
-  EXPECT_ERROR(internal, "row 40 of 40 tokens", initialize(stream, model.layout, c, 1, 40, 40, flat));
-  EXPECT_ERROR(internal, "row 0 of", initialize(stream, model.layout, c, 1, 40, 0, flat));
-  EXPECT_ERROR(internal, "of 65 tokens", initialize(stream, model.layout, c, 1, 65, 39, flat));
+  EXPECT_ERROR(internal, "row 40 of 40 tokens", test::initialize_flat(model.layout, c.init, 1, 40, 40, flat));
+  EXPECT_ERROR(internal, "row 0 of", test::initialize_flat(model.layout, c.init, 1, 40, 0, flat));
+  EXPECT_ERROR(internal, "of 65 tokens", test::initialize_flat(model.layout, c.init, 1, 65, 39, flat));
 }
 
 TEST(ModelConfig, FinishDerivesTheHeadSize) {
@@ -246,13 +364,13 @@ std::vector<int32_t> values(Tensor t) { return {t.as<int32_t>(), t.as<int32_t>()
 TEST(ModelInput, RowsThatAreReadAndTheirPlaces) {
   const PackedBatch batch = two_notes();
   ModelInput input;
-  input.set(batch, true);
+  input.set(batch, 64, true);
   EXPECT_EQ(input.tokens(), 12);
   EXPECT_EQ(input.hidden_rows(), 5);  // rows 4 (read twice), 6, 8, 10, 11
   EXPECT_EQ(values(input.note_places()), (std::vector<int32_t>{2, 0}));
   EXPECT_EQ(values(input.label_places()), (std::vector<int32_t>{0, 1, 3, 4}));
 
-  input.set(batch, false);  // the same object again, now without labels
+  input.set(batch, 64, false);  // the same object again, now without labels
   EXPECT_EQ(input.hidden_rows(), 2);
   EXPECT_EQ(values(input.note_places()), (std::vector<int32_t>{1, 0}));
   EXPECT_EQ(input.label_places().size(), 0);

@@ -1,4 +1,5 @@
 // A program that fails in the way its argument says, for test_failing_ranks.
+#include <csignal>
 #include <cstdio>
 #include <string>
 #include <thread>
@@ -11,15 +12,24 @@ namespace {
 void stay_away() { std::this_thread::sleep_for(std::chrono::minutes(2)); }
 
 void run(Communicator& comm, const std::string& way) {
-  set_watchdog(1);
+  const bool waits = way == "absent" || way == "names" || way == "groups" || way == "stopped" || way == "barrier";
+  std::signal(SIGTERM, SIG_IGN);  // as in training, where it asks for a checkpoint
+  set_watchdog(waits ? 1 : 60);
   set_watchdog_step(17);
   comm.barrier("first");
-  if (way == "absent" && comm.rank() == 1) stay_away();
-  if (way == "abort" && comm.rank() == 1) Communicator::abort(42);
-  if (way == "throw" && comm.rank() == 1) fail(ErrorKind::data, "a bad note on rank {}", comm.rank());
+  Communicator data = comm.split("data group", comm.rank() % 2), tensor = comm.split("tensor group", comm.rank() / 2);
   if (way == "fine") return;
-  set_watchdog(way == "absent" || way == "names" ? 1 : 60);
-  if (way == "names" && comm.rank() == 1) comm.all_gather("gradient", 1);
+  if (comm.rank() == 1) {
+    if (way == "absent") stay_away();
+    if (way == "stopped") raise(SIGSTOP);
+    if (way == "killed") raise(SIGKILL);
+    if (way == "abort") Communicator::abort(42);
+    if (way == "throw") fail(ErrorKind::data, "a bad note on rank {}", comm.rank());
+    if (way == "names") comm.all_gather("gradient", 1);
+    if (way == "barrier") comm.barrier("gradient");
+    if (way == "groups") data.all_gather("gradient", 1);
+  }
+  if (way == "groups") tensor.all_gather("rows", 1);
   comm.all_gather("loss", 1);
 }
 }  // namespace

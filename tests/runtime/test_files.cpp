@@ -1,15 +1,14 @@
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "runtime/files.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
 
 namespace notellm {
@@ -21,24 +20,6 @@ std::vector<std::string> names_in(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
   return names;
 }
-
-// For as long as it lives no file can grow beyond `bytes`: a write fails as it does on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &old_);
-    const rlimit limit{bytes, old_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &old_);
-    std::signal(SIGXFSZ, old_handler_);
-  }
-
- private:
-  rlimit old_;
-  void (*old_handler_)(int);
-};
 
 TEST(Files, WhatIsWrittenIsRead) {
   const test::TempDir folder;
@@ -93,12 +74,36 @@ TEST(Files, AFullDiskKeepsTheOldContent) {
   const test::TempDir folder;
   write_file(folder / "a", "old");
   {
-    const FileSizeLimit limit(4096);
+    const test::SmallDisk disk(4096);
     EXPECT_ERROR(io, "cannot write " + (folder / "a").string() + ": File too large",
                  write_file(folder / "a", std::string(100'000, 'x')));
   }
   EXPECT_EQ(read_file(folder / "a"), "old");
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"a"});
+}
+
+TEST(Files, WrittenInPlace) {
+  const test::TempDir folder;
+  create_file(folder / "a", "head", 10);
+  EXPECT_EQ(read_file(folder / "a"), std::string("head\0\0\0\0\0\0", 10));
+  FileInPlace first(folder / "a");
+  FileInPlace second(folder / "a");
+  second.write(8, "yz");
+  first.write(4, "1");
+  FileInPlace moved(std::move(first));
+  moved.write(6, "2");
+  moved.sync();
+  second.sync();
+  EXPECT_EQ(read_file(folder / "a"), std::string("head1\0002\0yz", 10));
+  create_file(folder / "a", "new", 3);
+  EXPECT_EQ(read_file(folder / "a"), "new");
+  EXPECT_ERROR(io, "cannot write " + (folder / "none").string() + ": No such file", FileInPlace{folder / "none"});
+  EXPECT_ERROR(io, "cannot write " + (folder / "no/such").string(), create_file(folder / "no/such", "", 1));
+  const test::SmallDisk disk(100);
+  EXPECT_ERROR(io, (folder / "b").string() + ": File too large", create_file(folder / "b", "x", 101));
+  create_file(folder / "b", "x", 100);
+  FileInPlace file(folder / "b");
+  EXPECT_ERROR(io, (folder / "b").string() + ": File too large", file.write(99, "xy"));
 }
 
 TEST(Files, FailuresNameTheFileAndLeaveNothing) {

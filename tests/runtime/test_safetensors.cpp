@@ -7,10 +7,12 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/shared.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/write_safetensors.h"
 
 namespace notellm {
 namespace {
 namespace fs = std::filesystem;
+using test::write_safetensors;
 
 // A file of this header and data.
 std::string make_file(const std::string& header, const std::string& data) {
@@ -161,7 +163,6 @@ TEST(Safetensors, OtherErrors) {
   float one = 1;
   EXPECT_ERROR(io, "cannot read " + (folder / "none").string() + ": No such file", SafetensorsFile{folder / "none"});
   EXPECT_ERROR(io, "not a regular file", SafetensorsFile{folder.path()});
-  EXPECT_ERROR(io, "cannot write", write_safetensors(folder / "no/such", {{"w", Tensor::of(&one, {1})}}));
   EXPECT_ERROR(internal, "cannot write tensor f32 [1] as w",
                write_safetensors(folder / "x", {{"w", Tensor::of(&one, {1})}, {"w", Tensor::of(&one, {1})}}));
   write_safetensors(folder / "x",

@@ -23,14 +23,22 @@ inline ModelConfig tiny_model_config(int layers = 2, int kv_heads = 2) {
   return c;
 }
 
+// Initial values of a layout in its flat f32 array.
+inline void initialize_flat(const ParameterLayout& layout, const InitConfig& config, uint64_t seed,
+                            int64_t tokens_in_use, int64_t mean_row, Tensor flat) {
+  initialize(layout, config, seed, tokens_in_use, mean_row, [&](const Parameter& p, Tensor values) {
+    std::copy_n(values.as<float>(), p.size(), p.view(flat).as<float>());
+  });
+}
+
 // One flat f32 array over a layout, zero at first.
 struct FlatWeights {
   Buffer memory;
   Tensor flat;
   Weights weights;
 
-  FlatWeights(const ParameterLayout& layout, const ModelConfig& c)
-      : memory(layout.size() * 4), flat(memory.tensor(DType::f32, {layout.size()})), weights(layout, c, flat) {}
+  explicit FlatWeights(const ParameterLayout& layout)
+      : memory(layout.size() * 4), flat(memory.tensor(DType::f32, {layout.size()})), weights(layout, flat) {}
 };
 
 // An initialised model over the vocabulary of tests/support/tiny_notes.h: 40 tokens, [EMB] is 39.
@@ -40,9 +48,8 @@ struct TinyModel {
   FlatWeights parameters;
 
   explicit TinyModel(const ModelConfig& c, uint64_t seed = 1)
-      : config(c), layout(c, padded_vocabulary(40)), parameters(layout, c) {
-    Stream stream;
-    initialize(stream, layout, config, seed, 40, 39, parameters.flat);
+      : config(c), layout(c, padded_vocabulary(40)), parameters(layout) {
+    initialize_flat(layout, config.init, seed, 40, 39, parameters.flat);
   }
 };
 

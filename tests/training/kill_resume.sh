@@ -1,12 +1,25 @@
 #!/usr/bin/env bash
-# A run that is killed with -9 again and again, at random moments, and gone on with by --resume auto, ends with the same
-# bytes as the run that nobody disturbed. And a run that is sent TERM ends with exit code 85 and its state saved.
+# A run that saves after every step and is killed with -9 again and again, at random moments, and gone on with by
+# --resume auto, ends with the same bytes as the run that nobody disturbed. After every kill what stands under a
+# checkpoint's name is whole. And a run that is sent TERM ends with exit code 85 and its state saved.
 #
-#   kill_resume.sh NOTELLM MPIRUN [SEED]      SEED of the moments (printed; another one each time when left out)
+#   kill_resume.sh NOTELLM MPIRUN [--kills N] [--seed SEED]
+#
+# Two ranks, with parallel.sharding: parameters. N (6): how many kills, of one of the ranks at random or of mpirun. SEED:
+# of the moments (printed; another one each time when left out).
 set -euo pipefail
 
 source "$(dirname "$(readlink -f "$0")")/../support/tiny_run.sh"
-notellm=$(readlink -f "$1") mpirun=$2 seed=${3:-$RANDOM}
+notellm=$(readlink -f "$1") mpirun=$2 kills=6 seed=$RANDOM
+shift 2
+while (($#)); do
+  case $1 in
+    --kills) kills=$2 ;;
+    --seed) seed=$2 ;;
+    *) echo "kill_resume: unknown option $1" && exit 2 ;;
+  esac
+  shift 2
+done
 RANDOM=$seed
 echo "seed $seed"
 export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -19,9 +32,8 @@ rank_pids=()
 trap cleanup EXIT
 cd "$folder"
 
-steps=60 kills=6
-
-write_tiny_run "$steps"
+endless=1000000
+write_tiny_run "$endless"
 "$notellm" prepare config.yaml >prepare.log 2>&1 || { cat prepare.log; exit 1; }
 
 # Whether any of the processes is there and not a zombie.
@@ -32,9 +44,11 @@ running() {
   done
   return 1
 }
-# start RUN [--set …]: mpirun in the background; its pid in run_pid, the ranks' in rank_pids.
+# start RUN STEPS: mpirun in the background; its pid in run_pid, the ranks' in rank_pids. final_share: the learning rate
+# does not depend on the number of steps.
 start() {
-  "$mpirun" --oversubscribe --bind-to none -n 2 "$notellm" train config.yaml --resume auto --set "train.run=$1" "${@:2}" >>"$1.log" 2>&1 &
+  "$mpirun" --oversubscribe --bind-to none -n 2 "$notellm" train config.yaml --resume auto --set "train.run=$1" \
+    "train.steps=$2" train.checkpoint_every=1 parallel.sharding=parameters optimizer.final_share=1 >>"$1.log" 2>&1 &
   run_pid=$!
   rank_pids=()
   while ((${#rank_pids[@]} < 2)) && running "$run_pid"; do
@@ -58,39 +72,47 @@ wait_until_gone() {
   while running "$run_pid" "${rank_pids[@]}"; do sleep 0.01; done
   wait "$run_pid" 2>/dev/null || true
 }
+fail() {
+  tail -n 30 killed.log
+  echo "kill_resume: $1 (seed $seed)"
+  exit 1
+}
 
-start whole
-finish whole
-
-interrupted=0
+interrupted=0 in_a_save=0
 for ((kill = 0; kill < kills; ++kill)); do
   before=$(lines killed)
-  ((before < steps)) || break
-  start killed
+  start killed "$endless"
   wait_for_lines killed $((before + 1 + RANDOM % 4))
-  sleep "0.0$((RANDOM % 4))"
-  victim=("$run_pid" "${rank_pids[@]}")
-  victim=${victim[RANDOM % ${#victim[@]}]}
+  sleep "0.0$((RANDOM % 10))$((RANDOM % 10))"
+  victims=("${rank_pids[@]}" "$run_pid")
+  victim=${victims[RANDOM % 3]}
   if running "$run_pid"; then
     kill -9 "$victim" 2>/dev/null || true
     ((++interrupted))
   fi
   wait_until_gone
+  [[ ! -d killed/checkpoints ]] || "$notellm" inspect killed >inspect.log 2>&1 ||
+    { cat inspect.log && fail "a checkpoint is not whole after kill $((kill + 1))"; }
+  ! compgen -G "killed/checkpoints/*.partial" >/dev/null || ((++in_a_save))
 done
-echo "killed $interrupted times; $(lines killed) of $steps steps were done"
-((interrupted >= 3)) || { echo "kill_resume: only $interrupted runs were killed" && exit 1; }
-start killed
+steps=$(($(lines killed) + 3))
+echo "killed $interrupted times, $in_a_save of them within a save, in $steps steps"
+((interrupted == kills)) || fail "only $interrupted of $kills runs lived until they were killed"
+((in_a_save > 0)) || fail "no kill came within a save"
+start killed "$steps"
 finish killed
+start whole "$steps"
+finish whole
 
 last=$(printf 'step-%08d' "$steps")
-for file in model-00001-of-00001.safetensors note_head.safetensors optimizer-00000.safetensors; do
-  cmp "whole/checkpoints/$last/$file" "killed/checkpoints/$last/$file" || { echo "kill_resume: seed $seed" && exit 1; }
+for file in model-00001-of-00001.safetensors note_head.safetensors optimizer-00001-of-00001.safetensors; do
+  cmp "whole/checkpoints/$last/$file" "killed/checkpoints/$last/$file" || fail "other bytes"
 done
 seq "$steps" >expected_steps
 grep -o '"step":[0-9]*' killed/metrics.jsonl | cut -d: -f2 | cmp - expected_steps ||
-  { echo "kill_resume: metrics.jsonl misses or repeats steps (seed $seed)" && exit 1; }
+  fail "metrics.jsonl misses or repeats steps"
 
-start ended --set train.steps=1000000
+start ended "$endless"
 wait_for_lines ended 3
 kill -TERM "${rank_pids[1]}"
 code=0

@@ -60,6 +60,17 @@ TEST(Flops, FirstPassReadsNoteRowsOnly) {
   EXPECT_EQ(twice.model(), once.model());
 }
 
+// All of the first layer, for 6 tokens, but its down projection of 10 × 8: and its attention over 18 keys.
+TEST(Flops, RecomputationIsAnotherForwardPass) {
+  const StepFlops once = batch_flops(small_model(2), small_batch(), 50, false);
+  const StepFlops twice = batch_flops(small_model(2), small_batch(), 50, false, true);
+  EXPECT_EQ(twice.layers - once.layers, 2.0 * 6 * (8 * 8 + 8 * 8 + 8 * 20) + 768);
+  EXPECT_EQ(twice.attention - once.attention, 2 * 2 * 18 * 8);
+  EXPECT_EQ(twice.model(), once.model());
+  EXPECT_EQ(batch_flops(small_model(1), small_batch(), 50, false, true).total(),
+            batch_flops(small_model(1), small_batch(), 50, false).total());
+}
+
 TEST(Flops, InfonceCountsFourProductsOneOfThemTwice) {
   EXPECT_EQ(infonce_flops(3, 8, 5).total(), 4 * 2 * 3 * 8 * 5);
   EXPECT_EQ(infonce_flops(3, 8, 5).model(), 3 * 2 * 3 * 8 * 5);

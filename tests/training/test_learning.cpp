@@ -87,7 +87,7 @@ double encoder_recall(const RunConfig& c, const Shards& shards, const Pool& pool
   load_weights(find_checkpoint(c.train.run), layout, true, flat);
   Embedder embedder(c.model, DType::f32, 256);
   Stream stream;
-  const Weights weights(layout, c.model, flat);
+  const Weights weights(layout, flat);
   const Buffer vectors = embed_pool(stream, self, embedder, weights, shards.notes, pool, false);
   return recall_100(rank_targets(stream, self, pool_vectors(vectors, weights, pool), questions));
 }

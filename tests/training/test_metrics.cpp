@@ -1,5 +1,6 @@
 // What a run reports: lines that are on disk at once, a resumed run's files, and event files that TensorBoard reads.
 #include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
 
 #include <cmath>
 #include <cstring>
@@ -9,6 +10,7 @@
 
 #include "runtime/files.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
 #include "training/metrics.h"
 
@@ -130,6 +132,35 @@ TEST(Metrics, AFolderThatCannotBeWritten) {
     fs::create_directory(run / "metrics.jsonl");
     Metrics metrics(run.path(), 0, 1, 1);
   });
+}
+
+// A disk that is full for some steps: nothing is thrown, and in the end every line is there, once.
+TEST(Metrics, AFullDiskIsSurvived) {
+  const test::TempDir run;
+  spdlog::set_level(spdlog::level::off);
+  Metrics metrics(run.path(), 0, 9, 100);
+  metrics.step(metrics_of(1));
+  const uintmax_t bound = fs::file_size(run / "metrics.jsonl") + 100;  // part of the next line
+  {
+    const test::SmallDisk disk(bound);
+    for (int64_t step : {2, 3, 4}) metrics.step(metrics_of(step));
+    EXPECT_EQ(fs::file_size(run / "metrics.jsonl"), bound);
+    EXPECT_ERROR(io, "metrics.jsonl", metrics.finish());
+  }
+  metrics.step(metrics_of(5));
+  metrics.finish();
+  EXPECT_EQ(steps_of(run.path()), (std::vector<int64_t>{1, 2, 3, 4, 5}));
+}
+
+TEST(Metrics, ARemovedFolderIsMadeAnew) {
+  const test::TempDir folder;
+  spdlog::set_level(spdlog::level::off);
+  Metrics metrics(folder / "run", 0, 9, 100);
+  metrics.step(metrics_of(1));
+  fs::remove_all(folder / "run");
+  for (int64_t step : {2, 3}) metrics.step(metrics_of(step));
+  metrics.finish();
+  EXPECT_EQ(steps_of(folder / "run"), (std::vector<int64_t>{2, 3}));
 }
 
 // ---- An event file read by rules of its own: TFRecord (length, its checksum, message, its checksum) and protocol

@@ -59,9 +59,10 @@ TEST(LearningRate, EdgesOfTheSchedule) {
 struct Fixture {
   ModelConfig model = test::tiny_model_config();
   ParameterLayout layout;
+  ShardMap whole;
   std::vector<float> gradient;
 
-  Fixture() : layout(untied(model), 64), gradient(layout.size()) {
+  Fixture() : layout(untied(model), 64), whole(layout), gradient(layout.size()) {
     std::mt19937 random(5);
     for (const Parameter& p : layout.all())
       for (int64_t i = 0; i < p.size(); ++i) gradient[p.offset + i] = std::normal_distribution<float>(0, 0.1f)(random);
@@ -77,10 +78,16 @@ struct Fixture {
     for (const Parameter& p : layout.all()) std::fill_n(used.begin() + p.offset, p.size(), 1);
     return used;
   }
-  void start(Optimizer& optimizer) const {
+  void start(const Optimizer& optimizer) const {
+    test::initialize_flat(layout, model.init, 9, 40, 39, optimizer.weights());
+  }
+  // As TrainingState does it, on one rank without shards.
+  double update(Optimizer& optimizer, double rate, int64_t t, Tensor narrow = {}) {
     Stream stream;
-    initialize(stream, layout, model, 9, 40, 39, optimizer.weights());
-    optimizer.refresh_compute_weights();
+    const Tensor g = gradients();
+    const double norm = std::sqrt(optimizer.squares(stream, {&g, 1}));
+    optimizer.update(stream, {&g, 1}, {&narrow, 1}, norm, rate, t);
+    return norm;
   }
 };
 
@@ -122,15 +129,14 @@ TEST_P(OptimizerUpdate, EqualsAdamWInDouble) {
   c.beta2 = 0.98;
   c.weight_decay = 0.1;
   c.clip = GetParam();
-  Optimizer optimizer(c, f.layout, DType::f32);
+  Optimizer optimizer(c, f.layout, f.whole);
   f.start(optimizer);
   ReferenceAdamW reference(c, optimizer.weights());
-  Stream stream;
   const std::vector<char> used = f.in_a_parameter();
   for (int t = 1; t <= 3; ++t) {
     for (float& g : f.gradient) g *= -1.5f;
     const double rate = 0.01 / t, norm = reference.update(f.layout, f.gradient, rate, t);
-    EXPECT_NEAR(optimizer.update(stream, f.gradients(), rate, t), norm, 1e-6 * norm);
+    EXPECT_NEAR(f.update(optimizer, rate, t), norm, 1e-6 * norm);
     for (int64_t i = 0; i < f.layout.size(); ++i) {
       const double step = 5 * rate;  // the largest move of an element
       ASSERT_NEAR(optimizer.weights().as<float>()[i], used[i] ? reference.w[i] : 0,
@@ -151,12 +157,11 @@ TEST(Optimizer, NormsAndTauDoNotDecay) {
   OptimizerConfig c;
   c.weight_decay = 0.5;
   c.embedding_scale = 3;
-  Optimizer optimizer(c, f.layout, DType::f32);
+  Optimizer optimizer(c, f.layout, f.whole);
   f.start(optimizer);
   const std::vector<float> before(optimizer.weights().as<float>(), optimizer.weights().as<float>() + f.layout.size());
   std::fill(f.gradient.begin(), f.gradient.end(), 0.0f);
-  Stream stream;
-  EXPECT_EQ(optimizer.update(stream, f.gradients(), 0.1, 1), 0);
+  EXPECT_EQ(f.update(optimizer, 0.1, 1), 0);
   for (const Parameter& p : f.layout.all()) {
     const float kept = p.kind == ParameterKind::matrix      ? 1 - 0.1f * 0.5f
                        : p.kind == ParameterKind::embedding ? 1 - 0.3f * 0.5f
@@ -166,52 +171,72 @@ TEST(Optimizer, NormsAndTauDoNotDecay) {
   }
 }
 
-TEST(Optimizer, GradientThatIsNotFiniteChangesNothing) {
-  for (DType compute : {DType::f32, DType::bf16}) {
-    Fixture f;
-    Optimizer optimizer(OptimizerConfig(), f.layout, compute);
-    f.start(optimizer);
-    Stream stream;
-    optimizer.update(stream, f.gradients(), 0.01, 1);
-    const auto bytes = [&] {
-      std::string all;
-      for (const Tensor& t :
-           {optimizer.weights(), optimizer.first_moment(), optimizer.second_moment(), optimizer.compute_weights()})
-        all.append(static_cast<const char*>(t.data), t.bytes());
-      return all;
-    };
-    const std::string before = bytes();
-    for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-      const float good = std::exchange(f.gradient[f.layout.size() - 1], bad);
-      EXPECT_FALSE(std::isfinite(optimizer.update(stream, f.gradients(), 0.01, 2)));
-      EXPECT_EQ(bytes(), before);
-      f.gradient[f.layout.size() - 1] = good;
-    }
-    EXPECT_TRUE(std::isfinite(optimizer.update(stream, f.gradients(), 0.01, 2)));
-    EXPECT_NE(bytes(), before);
+TEST(Optimizer, NormsThatAreNotFiniteAreSeen) {
+  Fixture f;
+  Optimizer optimizer(OptimizerConfig(), f.layout, f.whole);
+  Stream stream;
+  const Tensor g = f.gradients();
+  EXPECT_TRUE(std::isfinite(optimizer.squares(stream, {&g, 1})));
+  const int64_t last = f.layout.at("note_head.tau").offset;
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    const float good = std::exchange(f.gradient[last], bad);
+    EXPECT_FALSE(std::isfinite(optimizer.squares(stream, {&g, 1})));
+    f.gradient[last] = good;
   }
 }
 
-TEST(Optimizer, ComputeWeightsAreTheMasterWeightsInBf16) {
+TEST(Optimizer, WritesTheWeightsInBf16Too) {
   Fixture f;
-  Optimizer optimizer(OptimizerConfig(), f.layout, DType::bf16);
-  const auto expect_copy = [&](const char* when) {
-    ASSERT_EQ(optimizer.compute_weights().dtype, DType::bf16);
-    for (int64_t i = 0; i < f.layout.size(); ++i)
-      ASSERT_EQ(optimizer.compute_weights().as<bf16>()[i].bits, bf16(optimizer.weights().as<float>()[i]).bits)
-          << when << " " << i;
-  };
+  Optimizer optimizer(OptimizerConfig(), f.layout, f.whole);
   f.start(optimizer);
-  expect_copy("at the beginning");
-  Stream stream;
-  optimizer.update(stream, f.gradients(), 0.1, 1);
-  expect_copy("after an update");
+  std::vector<bf16> narrow(static_cast<size_t>(f.layout.size()));
+  f.update(optimizer, 0.1, 1, Tensor::of(narrow.data(), {f.layout.size()}));
+  const std::vector<char> used = f.in_a_parameter();
+  for (int64_t i = 0; i < f.layout.size(); ++i)
+    if (used[i]) {
+      ASSERT_EQ(narrow[i].bits, bf16(optimizer.weights().as<float>()[i]).bits) << i;
+    }
 }
 
-TEST(Optimizer, InF32TheModelComputesWithTheMasterWeights) {
-  const Fixture f;
-  const Optimizer optimizer(OptimizerConfig(), f.layout, DType::f32);
-  EXPECT_EQ(optimizer.compute_weights().data, optimizer.weights().data);
+// Shards of three ranks together do what one rank does with all of it.
+TEST(Optimizer, ShardsAddUpToTheWhole) {
+  Fixture f;
+  const ParameterLayout cut(f.model, 64, {}, 3);
+  std::vector<float> gradient(static_cast<size_t>(cut.size()));
+  for (const Parameter& p : cut.all())
+    std::copy_n(f.gradient.begin() + f.layout.at(p.name).offset, p.size(), gradient.begin() + p.offset);
+  OptimizerConfig c;
+  c.embedding_scale = 5;
+  c.weight_decay = 0.1;
+  Optimizer whole(c, f.layout, f.whole);
+  f.start(whole);
+  const double norm = f.update(whole, 0.01, 1);
+  double squares = 0;
+  for (int rank = 0; rank < 3; ++rank) {
+    const ShardMap shards(cut, Sharding::optimizer, rank, 3);
+    EXPECT_EQ(shards.size() * 3, cut.size());
+    Optimizer part(c, cut, shards);
+    shards.for_runs(cut, [&](const ShardMap::Run& run) {
+      Fixture start;
+      test::initialize_flat(f.layout, f.model.init, 9, 40, 39, start.gradients());
+      std::copy_n(start.gradient.begin() + f.layout.at(run.parameter.name).offset + run.first, run.count,
+                  part.weights().as<float>() + run.at);
+    });
+    std::vector<Tensor> pieces, narrow;
+    for (const ShardMap::Piece& piece : shards.pieces()) {
+      pieces.push_back(Tensor::of(gradient.data(), {cut.size()}).slice(piece.flat.begin, piece.flat.end));
+      narrow.push_back({});
+    }
+    Stream stream;
+    squares += part.squares(stream, pieces);
+    part.update(stream, pieces, narrow, norm, 0.01, 1);
+    shards.for_runs(cut, [&](const ShardMap::Run& run) {
+      const float *of_part = part.weights().as<float>() + run.at,
+                  *of_whole = whole.weights().as<float>() + f.layout.at(run.parameter.name).offset + run.first;
+      for (int64_t i = 0; i < run.count; ++i) ASSERT_EQ(of_part[i], of_whole[i]) << run.parameter.name;
+    });
+  }
+  EXPECT_NEAR(std::sqrt(squares), norm, 1e-12 * norm);
 }
 
 }  // namespace

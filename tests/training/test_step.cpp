@@ -8,6 +8,7 @@
 
 #include "tests/support/reference_model.h"
 #include "tests/support/tiny_notes.h"
+#include "tests/support/whole_model.h"
 #include "training/step.h"
 
 namespace notellm {
@@ -33,35 +34,38 @@ RunConfig tiny_config() {
   return c;
 }
 
-// A model, its gradient buffer and a step on some ranks.
+// A step on some ranks, and its gradients put together from all of them: those of the whole model, on every rank.
 struct TinyStep {
   RunConfig config;
-  test::TinyData data = test::tiny_data(12);
-  ParameterLayout layout;
-  Buffer weight_memory, gradient_memory, compute_memory;
-  Tensor flat;
-  std::optional<Weights> weights, gradients;
-  std::optional<TrainingStep> step;
+  test::TinyData data;
+  Mesh mesh;
+  TrainingState state;
+  TrainingStep step;
   StepResult result;
+  ParameterLayout layout;  // of the whole model
+  Buffer weight_memory, gradient_memory;
+  Tensor weights, gradients;
 
-  TinyStep(const RunConfig& c, Communicator& ranks)
+  TinyStep(const RunConfig& c, Communicator& ranks, int notes = 12)
       : config(c),
+        data(test::tiny_data(notes)),
+        mesh(ranks, c.parallel.tensor),
+        state(config, data.notes.prompt, mesh),
+        step(config, data.notes, data.pairs, mesh),
         layout(c.model, padded_vocabulary(data.notes.prompt.vocabulary)),
         weight_memory(layout.size() * 4),
         gradient_memory(layout.size() * 4),
-        compute_memory(layout.size() * 2),
-        flat(weight_memory.tensor(DType::f32, {layout.size()})) {
+        weights(weight_memory.tensor(DType::f32, {layout.size()})),
+        gradients(gradient_memory.tensor(DType::f32, {layout.size()})) {
+    state.start_anew(config, data.notes.prompt);
     Stream stream;
-    initialize(stream, layout, config.model, config.seed, data.notes.prompt.vocabulary, data.notes.prompt.emb, flat);
-    Tensor compute = flat;
-    if (config.precision == Precision::bf16) {
-      compute = compute_memory.tensor(DType::bf16, {layout.size()});
-      for (int64_t i = 0; i < layout.size(); ++i) compute.as<bf16>()[i] = bf16(flat.as<float>()[i]);
-    }
-    weights.emplace(layout, config.model, compute);
-    gradients.emplace(layout, config.model, gradient_memory.tensor(DType::f32, {layout.size()}));
-    step.emplace(config, data.notes, data.pairs, ranks);
-    result = step->run(stream, 3, *weights, static_cast<float>(config.model.init.tau), *gradients);
+    result = step.run(stream, 3, state, state.tau(stream));
+    test::put_together(state, layout, state.optimizer.weights(), weights);
+    std::vector<float> pieces(static_cast<size_t>(state.shards.size()));
+    for (size_t i = 0; i < state.shards.pieces().size(); ++i)
+      std::copy_n(state.gradients.pieces()[i].as<float>(), state.gradients.pieces()[i].size(),
+                  pieces.data() + state.shards.pieces()[i].at);
+    test::put_together(state, layout, Tensor::of(pieces.data(), {state.shards.size()}), gradients);
   }
 };
 
@@ -107,7 +111,7 @@ TEST(Step, LossEqualsTheDoubleModel) {
         c.loss.mask_known = mask;
         c.loss.sampling_correction = correction;
         const TinyStep s(c, self);
-        const test::ReferenceLoss reference = reference_of(s, test::ReferenceWeights(s.layout, s.flat));
+        const test::ReferenceLoss reference = reference_of(s, test::ReferenceWeights(s.layout, s.weights));
         // f32 sums of some hundred terms: 2⁻²⁴ · √(terms) each, through about 10 ops
         EXPECT_NEAR(s.result.contrastive, reference.contrastive, 1e-5 * reference.contrastive);
         EXPECT_NEAR(s.result.token, reference.token, 1e-5 * reference.token);
@@ -124,11 +128,11 @@ TEST(Step, GradientEqualsFiniteDifferences) {
   c.model.tied_head = false;
   c.train.pairs_per_step = 3;
   const TinyStep s(c, self);
-  test::ReferenceWeights weights(s.layout, s.flat);
+  test::ReferenceWeights weights(s.layout, s.weights);
   std::mt19937 random(3);
   for (const Parameter& p : s.layout.all()) {
-    const float* gradient = p.view(s.gradients->flat).as<float>();
-    const double scale = norm_of(p.view(s.gradients->flat)) / std::sqrt(p.size());
+    const float* gradient = p.view(s.gradients).as<float>();
+    const double scale = norm_of(p.view(s.gradients)) / std::sqrt(p.size());
     const int64_t cols = p.cols ? p.cols : 1;
     ASSERT_GT(scale, 0) << p.name;
     const int checks = p.kind == ParameterKind::embedding ? 40 : 12;
@@ -154,7 +158,7 @@ TEST(Step, SharedPrefixChangesNothingButTheWork) {
   const TinyStep plain(c, self);
   EXPECT_NEAR(shared.result.loss, plain.result.loss, 1e-6 * plain.result.loss);
   for (const Parameter& p : shared.layout.all())
-    EXPECT_LT(difference(p, shared.gradients->flat, plain.gradients->flat), 1e-5) << p.name;
+    EXPECT_LT(difference(p, shared.gradients, plain.gradients), 1e-5) << p.name;
   EXPECT_LT(shared.result.tokens, plain.result.tokens);
   EXPECT_EQ(shared.result.unshared_tokens, plain.result.tokens);
 }
@@ -170,9 +174,59 @@ TEST(Step, SameForAnyRanksAndMicroBatches) {
     EXPECT_NEAR(together.result.loss, alone.result.loss, 1e-5 * alone.result.loss) << micro_batch;
     EXPECT_EQ(together.result.labels, alone.result.labels);
     for (const Parameter& p : alone.layout.all())
-      EXPECT_LT(difference(p, together.gradients->flat, alone.gradients->flat), 1e-5)
+      EXPECT_LT(difference(p, together.gradients, alone.gradients), 1e-5)
           << p.name << " micro-batches of " << micro_batch;
   }
+}
+
+// Every way of sharing the model out: the same loss and the same gradients. Ranks come from mpirun: with 4 of them
+// 4 × 1, 2 × 2 and 1 × 4 (data × tensor).
+TEST(Step, SameForAnyMeshShardingAndRecomputation) {
+  Communicator self = Communicator::self(), world = Communicator::world();
+  for (bool tied : {true, false}) {
+    RunConfig c = tiny_config();
+    c.model.tied_head = tied;
+    c.model.layers = 4;  // more than are held at once
+    c.model.ffn = 12;    // divides by 4
+    const TinyStep alone(c, self);
+    for (int tensor = 1; tensor <= world.size(); tensor *= 2)
+      for (Sharding sharding : {Sharding::none, Sharding::optimizer, Sharding::gradients, Sharding::parameters})
+        for (Recompute recompute : {Recompute::none, Recompute::layer})
+          for (int micro_batch : {0, 1}) {
+            RunConfig split = c;
+            split.parallel = {tensor, sharding, recompute};
+            split.train.micro_batch_pairs = micro_batch;
+            const TinyStep together(split, world);
+            SCOPED_TRACE(fmt::format("{} ranks, tensor {}, sharding {}, recompute {}, micro-batches of {}, {} head",
+                                     world.size(), tensor, static_cast<int>(sharding), static_cast<int>(recompute),
+                                     micro_batch, tied ? "tied" : "untied"));
+            ASSERT_NEAR(together.result.loss, alone.result.loss, 1e-5 * alone.result.loss);
+            EXPECT_NEAR(together.result.token, alone.result.token, 1e-5 * alone.result.token);
+            EXPECT_EQ(together.result.labels, alone.result.labels);
+            for (const Parameter& p : alone.layout.all()) {
+              // τ's gradient is the mean over rows of Σ_j (p_j − [j is the positive]) · e^τ · cosine, whose terms
+              // nearly cancel: what rounds are the terms, which add up to at most 2 · e^τ.
+              const double own_size = norm_of(p.view(alone.gradients)), terms = 2 * std::exp(1.0) / (1 + c.loss.alpha);
+              const double size = p.kind == ParameterKind::temperature ? terms / own_size : 1;
+              ASSERT_LT(difference(p, together.gradients, alone.gradients), 1e-5 * size) << p.name;
+            }
+          }
+  }
+}
+
+TEST(Step, SameOnATensorGroupOverSeveralTiles) {
+  Communicator self = Communicator::self(), world = Communicator::world();
+  RunConfig c = tiny_config();
+  c.model.ffn = 12;
+  c.train.pairs_per_step = 55;
+  const TinyStep alone(c, self, 70);
+  c.parallel.tensor = world.size();
+  const TinyStep together(c, world, 70);
+  EXPECT_GT(alone.result.tokens, 2 * tile_rows);
+  EXPECT_NE(alone.result.tokens % world.size(), world.size() == 1);  // shares of the last tile that differ
+  EXPECT_NEAR(together.result.loss, alone.result.loss, 1e-5 * alone.result.loss);
+  for (const Parameter& p : alone.layout.all())
+    EXPECT_LT(difference(p, together.gradients, alone.gradients), 1e-5) << p.name;
 }
 
 TEST(Step, ReleasedCodeDividesTheEncodersContrastiveGradientByTheRanks) {
@@ -183,9 +237,9 @@ TEST(Step, ReleasedCodeDividesTheEncodersContrastiveGradientByTheRanks) {
   c.loss.gradient = ContrastiveGradient::released_code;
   const TinyStep released(c, world);
   for (const Parameter& p : exact.layout.all()) {
-    const auto x = p.view(released.gradients->flat).span<float>(), y = p.view(exact.gradients->flat).span<float>();
+    const auto x = p.view(released.gradients).span<float>(), y = p.view(exact.gradients).span<float>();
     const double share = p.kind == ParameterKind::temperature ? 1 : 1.0 / world.size();
-    const double scale = norm_of(p.view(exact.gradients->flat));
+    const double scale = norm_of(p.view(exact.gradients));
     for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], share * y[i], 1e-5 * scale) << p.name;
   }
 }
@@ -194,7 +248,7 @@ TEST(Step, SameBitsAgain) {
   Communicator world = Communicator::world();
   const TinyStep a(tiny_config(), world), b(tiny_config(), world);
   EXPECT_EQ(a.result.loss, b.result.loss);
-  EXPECT_EQ(std::memcmp(a.gradients->flat.data, b.gradients->flat.data, a.gradients->flat.bytes()), 0);
+  EXPECT_EQ(std::memcmp(a.gradients.data, b.gradients.data, a.gradients.bytes()), 0);
 }
 
 // bf16 rounds activations to 2⁻⁹: the gradient of the whole tiny model stays within a few per cent of the f32 one.
@@ -206,7 +260,7 @@ TEST(Step, Bf16IsCloseToFp32) {
   const TinyStep narrow(c, self);
   EXPECT_NEAR(narrow.result.loss, wide.result.loss, 0.02 * wide.result.loss);
   for (const Parameter& p : wide.layout.all())
-    EXPECT_LT(difference(p, narrow.gradients->flat, wide.gradients->flat), 0.1) << p.name;
+    EXPECT_LT(difference(p, narrow.gradients, wide.gradients), 0.1) << p.name;
 }
 
 TEST(Step, TooFewPairsForTheRanks) {

@@ -5,9 +5,11 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sstream>
 #include <thread>
 
@@ -72,7 +74,7 @@ class Trainer : public testing::Test {
   }
   void expect_same_state(const fs::path& a, const fs::path& b) const {
     for (const char* name :
-         {"model-00001-of-00001.safetensors", "note_head.safetensors", "optimizer-00000.safetensors"})
+         {"model-00001-of-00001.safetensors", "note_head.safetensors", "optimizer-00001-of-00001.safetensors"})
       EXPECT_TRUE(read_file(a / name) == read_file(b / name)) << a << " and " << b << " differ in " << name;
   }
 };
@@ -148,7 +150,7 @@ TEST_F(Trainer, EndsOnASignalAndGoesOn) {
         }
       });
     EXPECT_EQ(train(c, "never", world_), TrainingEnd::preempted);
-    const int64_t done = verify_checkpoint(*latest_checkpoint(c.train.run)).position.step;
+    const int64_t done = verify_checkpoint(*latest_checkpoint(c.train.run)).manifest.position.step;
     EXPECT_GT(done, 0);
     EXPECT_LT(done, c.train.steps);
     c.train.steps = static_cast<int>(done) + 2;
@@ -201,9 +203,74 @@ TEST_F(Trainer, EndsAfterTooManyStepsWithNaN) {
   EXPECT_TRUE(lines.back().at("gradient_norm").is_null());
   EXPECT_EQ(lines.back().at("skipped_steps"), 3);
   const CheckpointInfo last = verify_checkpoint(*latest_checkpoint(c.train.run));
-  EXPECT_EQ(last.position.updates + last.position.skipped, last.position.step);
-  EXPECT_EQ(last.position.skipped, 3);
+  EXPECT_EQ(last.manifest.position.updates + last.manifest.position.skipped, last.manifest.position.step);
+  EXPECT_EQ(last.manifest.position.skipped, 3);
   verify_checkpoint(checkpoint("run", 6));
+}
+
+// Somebody removes the folder of checkpoints again and again while the run saves after every step: some saves fail, the
+// run goes on, and what stands there in the end is whole.
+TEST_F(Trainer, ALostFolderIsSurvived) {
+  RunConfig c = config("run"), whole = config("whole");
+  c.train.steps = whole.train.steps = 40;
+  c.train.checkpoint_every = 1;
+  c.train.keep_checkpoints = 2;
+  c.train.most_failed_checkpoints = 1000;
+  std::atomic<int> removed = 0;
+  {
+    std::jthread remover;
+    if (world_.rank() == 0)
+      remover = std::jthread([&](const std::stop_token& stop) {
+        std::mt19937 random(1);
+        while (!stop.stop_requested()) {
+          std::this_thread::sleep_for(std::chrono::microseconds(random() % 4000));
+          std::error_code changes_meanwhile;
+          // As if moved away at once: what is removed bit by bit would be found half-removed.
+          fs::rename(folder_ / "run" / "checkpoints", folder_ / "lost", changes_meanwhile);
+          if (!changes_meanwhile) ++removed;
+          fs::remove_all(folder_ / "lost", changes_meanwhile);
+        }
+      });
+    c.train.steps = 38;
+    try {
+      train(c, "never", world_);
+    } catch (const Error& error) {  // when the last save is the one that failed
+      EXPECT_EQ(error.kind(), ErrorKind::io) << error.what();
+    }
+  }
+  if (world_.rank() == 0) {
+    EXPECT_GT(removed, 3);
+  }
+  world_.barrier("removed");
+  c.train.steps = 40;
+  EXPECT_EQ(train(c, "auto", world_), TrainingEnd::finished);
+  verify_checkpoint(*latest_checkpoint(c.train.run));
+  EXPECT_EQ(train(whole, "never", world_), TrainingEnd::finished);
+  expect_same_state(checkpoint("whole", 40), checkpoint("run", 40));
+}
+
+// A file stands where the folder of checkpoints should: after so many failures the run ends.
+TEST_F(Trainer, EndsAfterTooManyCheckpointsThatFailed) {
+  RunConfig c = config("run");
+  c.train.checkpoint_every = 1;
+  c.train.steps = 100;
+  if (world_.rank() == 0) {
+    fs::create_directory(folder_ / "run");
+    write_file(folder_ / "run" / "checkpoints", "in the way");
+  }
+  world_.barrier("in the way");
+  std::ostringstream log;
+  const auto usual = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  spdlog::set_level(spdlog::level::warn);
+  EXPECT_ERROR(io, "3 checkpoints in a row could not be written", train(c, "never", world_));
+  spdlog::set_default_logger(usual);
+  if (world_.rank() == 0) {
+    EXPECT_NE(log.str().find("the checkpoint after step 1 was not written"), std::string::npos) << log.str();
+    EXPECT_LT(metrics("run").size(), 100u);
+    EXPECT_GE(metrics("run").size(), 3u);
+  }
 }
 
 TEST_F(Trainer, ACheckpointOfAnotherModelIsRefused) {
@@ -229,11 +296,11 @@ TEST_F(Trainer, ADamagedCheckpointIsRefused) {
   RunConfig c = config("run");
   c.train.checkpoint_every = 3;
   train(c, "never", world_);
-  if (world_.rank() == 0) fs::resize_file(checkpoint("run", 6) / "optimizer-00000.safetensors", 1000);
+  if (world_.rank() == 0) fs::resize_file(checkpoint("run", 6) / "optimizer-00001-of-00001.safetensors", 1000);
   world_.barrier("damage");
   EXPECT_ERROR(checkpoint, "--resume " + checkpoint("run", 3).string(), train(c, "auto", world_));
   world_.barrier("refused");
-  if (world_.rank() == 0) fs::remove_all(checkpoint("run", 6) / "optimizer-00000.safetensors");
+  if (world_.rank() == 0) fs::remove_all(checkpoint("run", 6) / "optimizer-00001-of-00001.safetensors");
   world_.barrier("damage");
   EXPECT_EQ(train(c, checkpoint("run", 3), world_), TrainingEnd::finished);
   verify_checkpoint(checkpoint("run", 6));

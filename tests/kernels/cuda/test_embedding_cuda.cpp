@@ -26,7 +26,8 @@ void check_gather(int64_t rows, int64_t vocabulary, int64_t cols, int64_t table_
   Stream stream(Device::cuda);
   const int64_t table_size = vocabulary * cols, x_size = rows * cols;
   const std::vector<T> table = cast<T>(normal(table_skip + table_size, 1));
-  const std::vector<int32_t> tokens = test::integers(rows, static_cast<int32_t>(vocabulary), 3);
+  std::vector<int32_t> tokens = test::integers(rows, static_cast<int32_t>(vocabulary), 3);
+  for (int64_t r = 0; r < rows; r += 3) tokens[r] = -1;  // of another part of the table
   const OnGpu<T> table_gpu(stream, table), x_gpu(stream, std::vector<T>(x_skip + x_size, T(NAN)));
   const OnGpu<int32_t> tokens_gpu(stream, tokens);
   const auto matrix = [&](const OnGpu<T>& t, int64_t skip, int64_t n) {
@@ -37,7 +38,7 @@ void check_gather(int64_t rows, int64_t vocabulary, int64_t cols, int64_t table_
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c)
       ASSERT_EQ(static_cast<float>(x[x_skip + r * cols + c]),
-                static_cast<float>(table[table_skip + tokens[r] * cols + c]))
+                tokens[r] < 0 ? 0 : static_cast<float>(table[table_skip + tokens[r] * cols + c]))
           << r << " " << c;
 }
 
@@ -67,7 +68,7 @@ void check_scatter(const std::vector<int32_t>& tokens, bool grouped, int64_t voc
     const OnGpu<Sum> dx_gpu(stream, before);
     const int64_t count = grouped ? host.target.size() : rows;
     RowGroups on_gpu{target.tensor({count}), {}, {}};
-    if (grouped) on_gpu = {target.tensor({count}), begin.tensor({count + 1}), row.tensor({rows})};
+    if (grouped) on_gpu = {target.tensor({count}), begin.tensor({count + 1}), row.tensor({host.rows.size()})};
     scatter_add_rows(stream, dy_gpu.tensor({rows, cols}), on_gpu, dx_gpu.tensor({vocabulary, cols}));
     dx = dx_gpu.download();
     return test::bytes_of(dx);
@@ -76,7 +77,7 @@ void check_scatter(const std::vector<int32_t>& tokens, bool grouped, int64_t voc
   std::vector<double> exact = test::widen(before), magnitude = exact;
   for (double& m : magnitude) m = std::fabs(m);
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c) {
+    for (int64_t c = 0; c < cols && tokens[r] >= 0; ++c) {
       exact[tokens[r] * cols + c] += static_cast<float>(dy[r * cols + c]);
       magnitude[tokens[r] * cols + c] += std::fabs(static_cast<float>(dy[r * cols + c]));
     }
@@ -88,6 +89,8 @@ TYPED_TEST(CudaEmbedding, ScatterByGroups) {
   for (int64_t cols : {1, 3, 64, 65, 100, 300}) {
     check_scatter<TypeParam, float>({}, true, 3, cols);
     check_scatter<TypeParam, float>({0}, true, 1, cols);
+    check_scatter<TypeParam, float>({-1, -1}, true, 1, cols);
+    check_scatter<TypeParam, float>({-1, 2, 0, -1, 2}, true, 3, cols);
     check_scatter<TypeParam, float>(test::integers(90, 40, 3), true, 40, cols);
     check_scatter<TypeParam, TypeParam>(test::integers(90, 40, 3), true, 40, cols);
     // Groups longer than one warp's share, at the ends and between short ones.

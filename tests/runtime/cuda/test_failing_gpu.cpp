@@ -66,11 +66,11 @@ TEST(FailingGpu, MemoryThatRunsOutIsListedByWhatHoldsIt) {
 TEST(FailingGpu, ACollectiveThatFailsEndsAllRanksWithItsName) {
   const Outcome outcome = run(2, "fine", "SOFTGPU_NCCL_FAIL=2");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_NE(outcome.output.find("collective second failed in NCCL"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("collective 'second' of all ranks failed in NCCL"), std::string::npos) << outcome.output;
 }
 
 TEST(FailingGpu, TheWatchdogSeesACollectiveThatDoesNotEnd) {
-  expect(run(2, "absent", ""), 6, "rank 0: collective third has not ended after 1.");
+  expect(run(2, "absent", ""), 6, "rank 0: collective 'third' of all ranks has not ended after 1.");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <random>
 
 #include "runtime/files.h"
@@ -12,7 +13,9 @@
 #include "tests/support/softgpu.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_notes.h"
+#include "tests/support/whole_model.h"
 #include "training/checkpoint.h"
+#include "training/checkpoint_writer.h"
 #include "training/state.h"
 #include "training/step.h"
 
@@ -48,7 +51,7 @@ RunConfig tiny_config(Device device, Precision precision) {
 // Training on one device, as the trainer does it.
 struct Training {
   RunConfig config;
-  Communicator& ranks;
+  Mesh mesh;
   Stream stream;
   TrainingState state;
   TrainingStep step;
@@ -56,19 +59,19 @@ struct Training {
 
   Training(const RunConfig& c, const test::TinyData& data, Communicator& ranks)
       : config(c),
-        ranks(ranks),
+        mesh(ranks, c.parallel.tensor),
         stream(c.device),
-        state(config, data.notes.prompt),
-        step(config, data.notes, data.pairs, ranks) {
+        state(config, data.notes.prompt, mesh),
+        step(config, data.notes, data.pairs, mesh) {
     state.start_anew(config, data.notes.prompt);
   }
-  StepResult gradient() { return step.run(stream, next, state.weights, state.tau(stream), state.gradients); }
+  StepResult gradient() { return step.run(stream, next, state, state.tau(stream)); }
+  Tensor gradients() const { return state.gradients.pieces()[0]; }  // without sharding all of them
   // Loss of the step, after which the weights have moved. change: of the gradients, in host memory.
   double advance(const std::function<void(Tensor)>& change = {}) {
     const double loss = gradient().loss;
-    if (change) change(state.gradients.flat);
-    state.optimizer.update(stream, state.gradients.flat, learning_rate(config.optimizer, next, config.train.steps),
-                           next + 1);
+    if (change) change(gradients());
+    state.update(stream, learning_rate(config.optimizer, next, config.train.steps), next + 1);
     ++next;
     return loss;
   }
@@ -115,7 +118,7 @@ TEST_F(StepCuda, LossAndGradientsEqualTheCpusInFp32) {
       Training gpu(c, data, ranks), cpu(on_cpu, data, ranks);
       const StepResult on_gpu = gpu.gradient();
       expect_equal_results(on_gpu, cpu.gradient(), 1e-5);
-      const auto a = gpu.host(gpu.state.gradients.flat), b = cpu.host(cpu.state.gradients.flat);
+      const auto a = gpu.host(gpu.gradients()), b = cpu.host(cpu.gradients());
       for (const Parameter& p : cpu.state.layout.all()) {
         // τ's gradient is the mean over rows of Σ_j (p_j − [j is the positive]) · e^τ · cosine, whose terms nearly
         // cancel: what rounds are the terms, which add up to at most 2 · e^τ.
@@ -144,8 +147,8 @@ void expect_bf16_errors_of_the_cpus_size(const RunConfig& c, const test::TinyDat
     const StepResult a = gpu.gradient(), b = cpu.gradient(), e = fp32.gradient();
     loss_of_gpu += (a.loss - e.loss) * (a.loss - e.loss);
     loss_of_cpu += (b.loss - e.loss) * (b.loss - e.loss);
-    const auto x = gpu.host(gpu.state.gradients.flat), y = cpu.host(cpu.state.gradients.flat),
-               z = fp32.host(fp32.state.gradients.flat);
+    const auto x = gpu.host(gpu.gradients()), y = cpu.host(cpu.gradients()),
+               z = fp32.host(fp32.gradients());
     for (size_t p = 0; p < all.size(); ++p) {
       of_gpu[p] += std::pow(norm(all[p], x, z), 2);
       of_cpu[p] += std::pow(norm(all[p], y, z), 2);
@@ -220,6 +223,49 @@ TEST_F(StepCuda, TwentyStepsErrInBf16AsTheCpus) {
   EXPECT_LE(std::sqrt(errors[1]), 2 * std::sqrt(errors[0]));
 }
 
+// Every way of sharing the model out over GPUs, in fp32: what one GPU computes, as test_step holds it on the CPU.
+TEST_F(StepCuda, SameForAnyMeshShardingAndRecomputation) {
+  Communicator self = Communicator::self();
+  RunConfig c = tiny_config(Device::cuda, Precision::fp32);
+  c.model.layers = 4;  // more than are held at once
+  const ParameterLayout whole(c.model, padded_vocabulary(data.notes.prompt.vocabulary));
+  const auto gradients_of = [&](Training& t, std::vector<float>& all) {
+    std::vector<float> pieces;
+    for (const Tensor& piece : t.state.gradients.pieces()) {
+      const std::vector<float> host = t.host(piece);
+      pieces.insert(pieces.end(), host.begin(), host.end());
+    }
+    all.resize(static_cast<size_t>(whole.size()));
+    test::put_together(t.state, whole, Tensor::of(pieces.data(), {std::ssize(pieces)}),
+                       Tensor::of(all.data(), {whole.size()}));
+  };
+  Training alone(c, data, self);
+  const StepResult expected = alone.gradient();
+  std::vector<float> a, b;
+  gradients_of(alone, b);
+  for (int tensor = 1; tensor <= ranks.size(); tensor *= 2)
+    for (Sharding sharding : {Sharding::none, Sharding::optimizer, Sharding::gradients, Sharding::parameters}) {
+      RunConfig split = c;
+      split.parallel = {tensor, sharding, sharding == Sharding::none ? Recompute::none : Recompute::layer};
+      split.train.micro_batch_pairs = sharding == Sharding::gradients ? 2 : 0;
+      Training together(split, data, ranks);
+      SCOPED_TRACE(fmt::format("tensor {}, sharding {}", tensor, static_cast<int>(sharding)));
+      EXPECT_NEAR(together.gradient().loss, expected.loss, 1e-5 * expected.loss);
+      gradients_of(together, a);
+      for (const Parameter& p : whole.all()) {
+        const double size = p.kind == ParameterKind::temperature ? 2 * std::exp(c.model.init.tau) / (1 + c.loss.alpha)
+                                                                 : norm(p, b);
+        EXPECT_LT(norm(p, a, b), 1e-5 * size) << p.name;
+      }
+      // And on: the update, and the weights gathered again.
+      together.next = 0;
+      const double first = together.advance(), second = together.advance();
+      Training once(c, data, self);
+      EXPECT_NEAR(first, once.advance(), 1e-5 * first);
+      EXPECT_NEAR(second, once.advance(), 1e-5 * second);
+    }
+}
+
 TEST_F(StepCuda, SameBitsAgain) {
   RunConfig c = tiny_config(Device::cuda, Precision::bf16);
   c.train.micro_batch_pairs = 1;
@@ -230,30 +276,34 @@ TEST_F(StepCuda, SameBitsAgain) {
 
 // From a checkpoint that a GPU wrote, on the GPU to the bit; and what a GPU writes, the CPU reads.
 TEST_F(StepCuda, GoesOnFromACheckpoint) {
-  const test::TempDir folder;
+  std::optional<test::TempDir> owner;  // rank 0's
+  if (ranks.rank() == 0) owner.emplace();
+  const std::filesystem::path folder = ranks.broadcast("folder", owner ? owner->path().string() : std::string(), 0);
   RunConfig c = tiny_config(Device::cuda, Precision::bf16);
   c.train.run = folder / "run";
-  write_file(folder / "tokenizer.model", "no tokenizer");
+  c.data.shards = folder;
+  if (ranks.rank() == 0) write_file(folder / "tokenizer.model", "no tokenizer");
+  ranks.barrier("tokenizer");
   Training whole(c, data, ranks), resumed(c, data, ranks);
   for (int i = 0; i < 2; ++i) whole.advance();
-  whole.stream.synchronize();
-  save_checkpoint(c, whole.state.layout, data.notes, folder / "tokenizer.model", {2, 2, 0}, whole.state.optimizer);
-  const auto checkpoint = find_checkpoint(c.train.run);
-  verify_checkpoint(checkpoint);
-  load_weights(checkpoint, resumed.state.layout, true, resumed.state.optimizer.weights(), Device::cuda);
-  load_moments(checkpoint, resumed.state.layout, resumed.state.optimizer);
-  resumed.state.optimizer.refresh_compute_weights();
+  CheckpointWriter writer(c, data.notes, whole.state);
+  writer.begin(whole.stream, {2, 2, 0});
+  writer.finish();
+  const CheckpointInfo checkpoint = verify_checkpoint(find_checkpoint(c.train.run));
+  load_state(checkpoint, resumed.state.layout, resumed.state.shards, resumed.state.optimizer);
+  resumed.state.weights.refresh();
   resumed.next = 2;
   for (int i = 0; i < 2; ++i) EXPECT_EQ(whole.advance(), resumed.advance());
   EXPECT_EQ(whole.host(whole.state.optimizer.weights()), resumed.host(resumed.state.optimizer.weights()));
 
   Training cpu(tiny_config(Device::cpu, Precision::bf16), data, ranks);
-  load_weights(checkpoint, cpu.state.layout, true, cpu.state.optimizer.weights());
-  cpu.state.optimizer.refresh_compute_weights();
+  load_state(checkpoint, cpu.state.layout, cpu.state.shards, cpu.state.optimizer);
+  cpu.state.weights.refresh();
   EXPECT_EQ(cpu.state.tau(cpu.stream), [&] {
     const Tensor flat = cpu.state.optimizer.weights();
     return *cpu.state.layout.at("note_head.tau").view(flat).as<float>();
   }());
+  ranks.barrier("end of test");
 }
 
 // The products that cuBLASLt is asked for are those of batch_flops, which counts the label rows alone for the LM head,

@@ -1,0 +1,58 @@
+// The gradients of a step: summed over ranks and micro-batches, whole or in shards (training/sharding.h).
+//
+// On CUDA a layer's are summed over the data group on a stream of their own as soon as they are complete, while the
+// layers below are computed. On the CPU, whose cores are busy computing, what is whole is summed in the end.
+#pragma once
+
+#include <array>
+#include <optional>
+
+#include "model/transformer.h"
+#include "runtime/mesh.h"
+#include "training/sharding.h"
+
+namespace notellm {
+
+class Gradients {
+ public:
+  // The references must live as long as this.
+  Gradients(const ParameterLayout& layout, const ShardMap& shards, Device device, Mesh& mesh);
+
+  static int64_t memory_bytes(const ParameterLayout& layout, const ShardMap& shards);
+  int64_t memory_bytes() const { return whole_.bytes() + layer_shards_.bytes(); }
+
+  // f32. With sharding: gradients and parameters a layer's are there between begins(layer) and done(layer).
+  const Weights& views() const { return *views_; }
+  // The rank's, one for each of its pieces: after finish().
+  const std::vector<Tensor>& pieces() const { return pieces_; }
+
+  // All zero. Then for each micro-batch a backward pass with these hooks, the last one with `last`; then finish().
+  void begin(Stream& stream);
+  void begins(Stream& stream, int layer);
+  void done(Stream& stream, Transformer& transformer, int layer, bool last);
+  // What `stream` does from now on finds the sums over all ranks in pieces().
+  void finish(Stream& stream, Transformer& transformer);
+
+ private:
+  static constexpr int held_layers = 2;  // one that is computed, one that is summed
+
+  bool layers_come_and_go() const { return shards_.sharding() >= Sharding::gradients; }
+  bool is_layer(size_t bucket) const { return bucket != 0 && bucket + 1 != layout_.buckets().size(); }
+  std::vector<Tensor> memory_of_buckets() const;
+  Tensor own_place(size_t bucket) const;  // of the rank's piece in the whole bucket
+  void sum(Stream& stream, size_t bucket);
+
+  const ParameterLayout& layout_;
+  const ShardMap& shards_;
+  Mesh& mesh_;
+  Buffer whole_;         // the flat array; or embedding, held_layers layers, the rest
+  Buffer layer_shards_;  // where layers come and go: their pieces
+  std::optional<Weights> views_;
+  std::vector<Tensor> pieces_;
+  bool first_pass_ = true;
+  Stream sums_;
+  Event ready_, done_;
+  std::array<Event, held_layers> free_;
+};
+
+}  // namespace notellm
