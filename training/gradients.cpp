@@ -6,17 +6,14 @@ namespace {
 struct Elements {
   int64_t whole, layer_shards;
 };
-// `held`: layers that are there at once where they come and go.
 Elements elements_of(const ParameterLayout& layout, const ShardMap& shards, int held) {
-  if (shards.sharding() < Sharding::gradients) return {layout.size(), 0};
-  const auto& buckets = layout.buckets();
-  return {buckets.front().size() + held * buckets[1].size() + buckets.back().size(), shards.size()};
+  return {held_elements(layout, held), held == all_layers ? 0 : shards.size()};
 }
 
 }  // namespace
 
 int64_t Gradients::memory_bytes(const ParameterLayout& layout, const ShardMap& shards) {
-  const Elements elements = elements_of(layout, shards, held_layers);
+  const Elements elements = elements_of(layout, shards, held_of(shards));
   return (elements.whole + elements.layer_shards) * size_of(DType::f32);
 }
 
@@ -24,14 +21,15 @@ Gradients::Gradients(const ParameterLayout& layout, const ShardMap& shards, Devi
     : layout_(layout),
       shards_(shards),
       mesh_(mesh),
-      whole_(elements_of(layout, shards, held_layers).whole * size_of(DType::f32), memory_of(device), "gradients"),
-      layer_shards_(elements_of(layout, shards, held_layers).layer_shards * size_of(DType::f32), memory_of(device),
+      whole_(elements_of(layout, shards, held_of(shards)).whole * size_of(DType::f32), memory_of(device), "gradients"),
+      layer_shards_(elements_of(layout, shards, held_of(shards)).layer_shards * size_of(DType::f32), memory_of(device),
                     "gradients"),
       sums_(device),
       ready_(device),
       done_(device),
       free_{Event(device), Event(device)} {
-  views_.emplace(layout, memory_of_buckets());
+  const int held = held_of(shards);
+  views_.emplace(layout, held_buckets(layout, held, whole_.tensor(DType::f32, {held_elements(layout, held)})));
   for (size_t i = 0; i < shards.pieces().size(); ++i) {
     const ShardMap::Piece& piece = shards.pieces()[i];
     if (!shards.sharded())
@@ -44,25 +42,7 @@ Gradients::Gradients(const ParameterLayout& layout, const ShardMap& shards, Devi
   }
 }
 
-std::vector<Tensor> Gradients::memory_of_buckets() const {
-  const Tensor flat = whole_.tensor(DType::f32, {elements_of(layout_, shards_, held_layers).whole});
-  std::vector<Tensor> memory;
-  const auto& buckets = layout_.buckets();
-  for (size_t i = 0; i < buckets.size(); ++i) {
-    int64_t begin = buckets[i].begin;
-    if (layers_come_and_go() && i > 0)
-      begin = buckets[0].size() +
-              buckets[1].size() * (is_layer(i) ? static_cast<int64_t>(i - 1) % held_layers : int64_t{held_layers});
-    memory.push_back(flat.slice(begin, begin + buckets[i].size()));
-  }
-  return memory;
-}
-
-Tensor Gradients::own_place(size_t bucket) const {
-  const FlatRange piece = shards_.pieces()[bucket].flat;
-  const int64_t begin = layout_.buckets()[bucket].begin;
-  return views_->buckets[bucket].slice(piece.begin - begin, piece.end - begin);
-}
+Tensor Gradients::own_place(size_t bucket) const { return shards_.own_place(layout_, bucket, views_->buckets[bucket]); }
 
 void Gradients::begin(Stream& stream) {
   first_pass_ = true;

@@ -36,9 +36,11 @@ class Gradients {
  private:
   static constexpr int held_layers = 2;  // one that is computed, one that is summed
 
-  bool layers_come_and_go() const { return shards_.sharding() >= Sharding::gradients; }
+  static int held_of(const ShardMap& shards) {
+    return shards.sharding() >= Sharding::gradients ? held_layers : all_layers;
+  }
+  bool layers_come_and_go() const { return held_of(shards_) != all_layers; }
   bool is_layer(size_t bucket) const { return bucket != 0 && bucket + 1 != layout_.buckets().size(); }
-  std::vector<Tensor> memory_of_buckets() const;
   Tensor own_place(size_t bucket) const;  // of the rank's piece in the whole bucket
   void sum(Stream& stream, size_t bucket);
 

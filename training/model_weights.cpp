@@ -5,20 +5,13 @@
 namespace notellm {
 namespace {
 
-// Of the widest layer, held as often as there is memory for.
-int64_t elements(const ParameterLayout& layout, bool layers_come_and_go, int held) {
-  if (!layers_come_and_go) return layout.size();
-  const auto& buckets = layout.buckets();
-  return buckets.front().size() + held * buckets[1].size() + buckets.back().size();
-}
-
 struct Bytes {
   int64_t whole, shards;
 };
 Bytes bytes_of(const ParameterLayout& layout, const ShardMap& shards, DType compute) {
   if (compute == DType::f32 && !shards.sharded()) return {0, 0};
   const bool come_and_go = shards.sharding() == Sharding::parameters;
-  return {elements(layout, come_and_go, LayerWindow::held_layers) * size_of(compute),
+  return {held_elements(layout, come_and_go ? LayerWindow::held_layers : all_layers) * size_of(compute),
           come_and_go && compute != DType::f32 ? shards.size() * size_of(compute) : 0};
 }
 
@@ -42,7 +35,9 @@ ModelWeights::ModelWeights(const ParameterLayout& layout, const ShardMap& shards
       ready_(device),
       arrived_{Event(device), Event(device), Event(device)},
       window_(static_cast<int>(layout.buckets().size()) - 2) {
-  views_.emplace(layout, memory_of_buckets());
+  const int held = layers_come_and_go() ? held_layers : all_layers;
+  views_.emplace(
+      layout, held_buckets(layout, held, is_master() ? master : whole_.tensor(compute, {held_elements(layout, held)})));
   for (size_t i = 0; i < shards.pieces().size(); ++i) {
     const ShardMap::Piece& piece = shards.pieces()[i];
     if (compute == DType::f32)
@@ -56,26 +51,8 @@ ModelWeights::ModelWeights(const ParameterLayout& layout, const ShardMap& shards
   }
 }
 
-std::vector<Tensor> ModelWeights::memory_of_buckets() const {
-  const Tensor flat =
-      is_master() ? master_ : whole_.tensor(compute_, {elements(layout_, layers_come_and_go(), held_layers)});
-  std::vector<Tensor> memory;
-  const auto& buckets = layout_.buckets();
-  for (size_t i = 0; i < buckets.size(); ++i) {
-    int64_t begin = buckets[i].begin;
-    if (layers_come_and_go() && i > 0) {
-      const bool rest = i + 1 == buckets.size();
-      begin = buckets[0].size() + buckets[1].size() * (rest ? held_layers : static_cast<int64_t>(i - 1) % held_layers);
-    }
-    memory.push_back(flat.slice(begin, begin + buckets[i].size()));
-  }
-  return memory;
-}
-
 Tensor ModelWeights::own_place(size_t bucket) const {
-  const FlatRange piece = shards_.pieces()[bucket].flat;
-  const int64_t begin = layout_.buckets()[bucket].begin;
-  return views_->buckets[bucket].slice(piece.begin - begin, piece.end - begin);
+  return shards_.own_place(layout_, bucket, views_->buckets[bucket]);
 }
 
 void ModelWeights::gather_bucket(Stream& stream, size_t bucket, Tensor piece) {

@@ -42,7 +42,6 @@ class ModelWeights {
   bool comes_and_goes(size_t bucket) const {
     return layers_come_and_go() && bucket != 0 && bucket + 1 != layout_.buckets().size();
   }
-  std::vector<Tensor> memory_of_buckets() const;
   Tensor own_place(size_t bucket) const;  // of the rank's piece in the whole bucket
   void gather_bucket(Stream& stream, size_t bucket, Tensor piece);
   void fetch(Stream& stream, int layer);

@@ -4,6 +4,26 @@
 
 namespace notellm {
 
+int64_t held_elements(const ParameterLayout& layout, int held) {
+  if (held == all_layers) return layout.size();
+  const auto& buckets = layout.buckets();
+  return buckets.front().size() + held * buckets[1].size() + buckets.back().size();
+}
+
+std::vector<Tensor> held_buckets(const ParameterLayout& layout, int held, Tensor memory) {
+  std::vector<Tensor> parts;
+  const auto& buckets = layout.buckets();
+  for (size_t i = 0; i < buckets.size(); ++i) {
+    int64_t begin = buckets[i].begin;
+    if (held != all_layers && i > 0) {
+      const bool rest = i + 1 == buckets.size();
+      begin = buckets[0].size() + buckets[1].size() * (rest ? held : static_cast<int64_t>(i - 1) % held);
+    }
+    parts.push_back(memory.slice(begin, begin + buckets[i].size()));
+  }
+  return parts;
+}
+
 ShardMap::ShardMap(const ParameterLayout& layout, Sharding sharding, int data_rank, int data_ranks)
     : sharding_(sharding), data_rank_(data_rank), data_ranks_(data_ranks) {
   if (sharding == Sharding::none) {
@@ -17,6 +37,12 @@ ShardMap::ShardMap(const ParameterLayout& layout, Sharding sharding, int data_ra
     pieces_.push_back({{begin, begin + share}, size_});
     size_ += share;
   }
+}
+
+Tensor ShardMap::own_place(const ParameterLayout& layout, size_t bucket, Tensor whole) const {
+  const FlatRange piece = pieces_[bucket].flat;
+  const int64_t begin = layout.buckets()[bucket].begin;
+  return whole.slice(piece.begin - begin, piece.end - begin);
 }
 
 void ShardMap::for_runs(const ParameterLayout& layout, const TakeRun& take) const {

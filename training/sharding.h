@@ -19,6 +19,13 @@ namespace notellm {
 
 enum class Sharding { none, optimizer, gradients, parameters };
 
+// Memory of a layout's buckets in which only `held` layers have room at a time, each in the place of the one `held`
+// layers before: embedding, these layers, the rest. all_layers: every one has its own, in the order of the layout.
+inline constexpr int all_layers = 0;
+int64_t held_elements(const ParameterLayout& layout, int held);
+// Each bucket's part of such memory, [held_elements] of any dtype.
+std::vector<Tensor> held_buckets(const ParameterLayout& layout, int held, Tensor memory);
+
 class ShardMap {
  public:
   // The layout must have been made for as many shards as there are data ranks, unless sharding is none.
@@ -34,6 +41,8 @@ class ShardMap {
   };
   const std::vector<Piece>& pieces() const { return pieces_; }
   int64_t size() const { return size_; }  // elements of all pieces
+  // With sharding: where the rank's piece of a bucket stands in the whole bucket.
+  Tensor own_place(const ParameterLayout& layout, size_t bucket, Tensor whole) const;
 
   Sharding sharding() const { return sharding_; }
   bool sharded() const { return sharding_ != Sharding::none; }
