@@ -11,7 +11,7 @@
 #
 # The program is build/release/notellm of this repository; NOTELLM=PATH names another. All ranks get the variables NCCL_*,
 # UCX_*, OMP_*, LD_LIBRARY_PATH and CUDA_VISIBLE_DEVICES where they are set. The exit code is notellm's; 1: cannot start.
-# USR1 to this process saves and ends a training with exit code 85 (docs/launching.md).
+# TERM or USR1 to this process saves and ends a training with exit code 85; a second TERM ends it at once, as INT does.
 set -euo pipefail
 
 help() { sed -n '2,16s/^# \{0,1\}//p' "$0"; }
@@ -149,5 +149,20 @@ done
 # Open MPI refuses root unless told twice: in a container everyone is root.
 if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 
-# The same process from here on, so that a signal reaches mpirun, which passes USR1 on to the ranks.
-exec mpirun "${options[@]}" "$notellm" "$@"
+# mpirun passes USR1 on to the ranks. On TERM it would kill them a second later, before they have saved: the first TERM
+# becomes USR1.
+mpirun "${options[@]}" "$notellm" "$@" &
+launcher=$!
+signals=0 term=USR1
+pass_on() {
+  signals=$((signals + 1))
+  kill "-$1" "$launcher" 2>/dev/null || true
+}
+trap 'pass_on USR1' USR1
+trap 'pass_on INT' INT
+trap 'pass_on "$term"; term=TERM' TERM
+# A wait that a signal ended says nothing of the process: wait again.
+while seen=$signals code=0; do
+  wait "$launcher" || code=$?
+  ((signals == seen)) && exit "$code"
+done

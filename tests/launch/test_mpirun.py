@@ -23,7 +23,7 @@ RANK = """\
 cores=$(python3 -c 'import os; print(",".join(map(str, sorted(os.sched_getaffinity(0)))))')
 said="host=${FAR:-here} cores=$cores NCCL_DEBUG=$NCCL_DEBUG OMP_PROC_BIND=$OMP_PROC_BIND OTHER=$OTHER arguments=$*"
 echo "rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE $said"
-[[ $WAIT ]] && trap 'exit 85' USR1 && touch "$WAIT.$OMPI_COMM_WORLD_RANK" && while sleep 0.05; do :; done
+[[ $WAIT ]] && trap '[[ $DEAF ]] || exit 85' USR1 && touch "$WAIT.$OMPI_COMM_WORLD_RANK" && while :; do sleep 0.05; done
 exit ${CODE:-0}
 """
 SSH = """\
@@ -124,19 +124,32 @@ class Mpirun(unittest.TestCase):
         self.run_it("-n", "2", "train", CODE="85", code=85)
         self.run_it("-n", "2", "train", CODE="3", code=3)
 
-    def test_usr1_reaches_the_ranks(self):
-        ready = self.folder / "ready"
-        with subprocess.Popen([MPIRUN, "-n", "2", "train"], env=self.environment(WAIT=str(ready)),
+    def signalled(self, *signals, **variables):
+        """The exit code of two ranks that wait, after these signals to the script."""
+        ready = pathlib.Path(tempfile.mkdtemp(dir=self.folder)) / "rank"
+        with subprocess.Popen([MPIRUN, "-n", "2", "train"], env=self.environment(WAIT=str(ready), **variables),
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
                 deadline = time.monotonic() + 60
                 while not all(pathlib.Path(f"{ready}.{rank}").exists() for rank in (0, 1)):
                     self.assertLess(time.monotonic(), deadline, "the ranks did not start")
                     time.sleep(0.05)
-                process.send_signal(signal.SIGUSR1)
-                self.assertEqual(process.wait(timeout=60), 85)
+                for number in signals:
+                    process.send_signal(number)
+                    time.sleep(0.3)
+                return process.wait(timeout=60)
             finally:
                 process.kill()
+
+    def test_usr1_and_term_ask_the_ranks_to_save(self):
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            with self.subTest(number):
+                self.assertEqual(self.signalled(number), 85)
+
+    def test_a_second_term_and_int_end_what_does_not_listen(self):
+        for signals in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,)):
+            with self.subTest(signals):
+                self.assertNotIn(self.signalled(*signals, DEAF="1"), (0, 85))
 
     def test_mistakes(self):
         for arguments, message in (

@@ -16,14 +16,16 @@ void logic3(Warp& w, const Instruction& i, u32 mask) {
   });
 }
 // bfi: d = b with the bits c.. of length immediate operand e replaced by a's low ones; e is operands[more].
+template <class T>
 void insert_field(Warp& w, const Instruction& i, u32 mask) {
-  const u32 *a = w.read<u32>(i.a), *b = w.read<u32>(i.b), *c = w.read<u32>(i.c);
-  const u32* e = w.read<u32>(w.run->program->operands[i.more]);
-  store_lanes(w.write<u32>(i.d), mask, [&](int l) {
+  constexpr u32 bits = 8 * sizeof(T);
+  const T *a = w.read<T>(i.a), *b = w.read<T>(i.b);
+  const u32 *c = w.read<u32>(i.c), *e = w.read<u32>(w.run->program->operands[i.more]);
+  store_lanes(w.write<T>(i.d), mask, [&](int l) {
     const u32 position = c[l] & 255, length = e[l] & 255;
-    if (position > 31) return b[l];
-    const u32 field = static_cast<u32>(((length >= 32 ? u64{1} << 32 : u64{1} << length) - 1) << position);
-    return (b[l] & ~field) | (a[l] << position & field);
+    if (position >= bits) return b[l];
+    const T field = static_cast<T>((length >= bits ? T{0} : T{1} << length) - 1) << position;
+    return static_cast<T>((b[l] & ~field) | (a[l] << position & field));
   });
 }
 
@@ -123,7 +125,8 @@ bool decode_count(Decoder& decoder, const ParsedInstruction& from, Instruction& 
   return true;
 }
 
-// bfe, bfi, lop3, prmt, shf: three operands, those after the first of 32 bits, and perhaps one more.
+// bfe, bfi, lop3, prmt, shf: three operands, of which those after the first have 32 bits (not bfi's second), and
+// perhaps one more.
 bool decode_field(Decoder& decoder, const ParsedInstruction& from, Instruction& to) {
   const std::string& op = from.opcode;
   const std::string& type = from.flags.back();
@@ -134,6 +137,10 @@ bool decode_field(Decoder& decoder, const ParsedInstruction& from, Instruction& 
              : type == "u64" ? ternary<u64, u64, u32, u32, ExtractField<u64>>
              : type == "s64" ? ternary<s64, s64, u32, u32, ExtractField<s64>>
                              : nullptr;
+  } else if (op == "bfi" && from.flags.size() == 1) {
+    count = 5;
+    to.run = type == "b32" ? insert_field<u32> : type == "b64" ? insert_field<u64> : nullptr;
+    to.more = decoder.list({decoder.operand(from.operands.at(4), 4)});
   } else if (type != "b32") {
     return false;
   } else if (op == "prmt" && from.flags.size() == 1) {
@@ -150,15 +157,11 @@ bool decode_field(Decoder& decoder, const ParsedInstruction& from, Instruction& 
     to.run = logic3;
     if (from.operands.at(4).kind != Text::Kind::integer) return false;
     to.immediate = static_cast<s64>(from.operands[4].bits);
-  } else if (op == "bfi" && from.flags.size() == 1) {
-    count = 5;
-    to.run = insert_field;
-    to.more = decoder.list({decoder.operand(from.operands.at(4), 4)});
   }
   if (!to.run || from.operands.size() != count) return false;
   to.d = decoder.destination(from.operands[0]);
   to.a = decoder.typed(from.operands[1], type);
-  to.b = decoder.operand(from.operands[2], 4);
+  to.b = op == "bfi" ? decoder.typed(from.operands[2], type) : decoder.operand(from.operands[2], 4);
   to.c = decoder.operand(from.operands[3], 4);
   return true;
 }

@@ -39,9 +39,10 @@ void check_forward(int64_t rows, int64_t cols, bool add) {
     double squares = 0;
     for (int64_t c = 0; c < cols; ++c) {
       const int64_t i = r * cols + c;
-      if (add)
+      if (add) {
         ASSERT_EQ(static_cast<float>(sum[i]),
                   static_cast<float>(T(static_cast<float>(x[i]) + static_cast<float>(delta[i]))));
+      }
       squares += std::pow(static_cast<double>(static_cast<float>(sum[i])), 2);
     }
     const double inverse = 1 / std::sqrt(squares / static_cast<double>(cols) + eps);
