@@ -69,7 +69,7 @@ Communicator Communicator::split(const char* group, int color) const {
   const WatchedCollective watched(group, state_->group);
   auto state = std::make_unique<State>();
   state->mpi = state_->mpi;
-  state->bytes_sent = state_->bytes_sent;
+  state->sent = state_->sent;
   state->group = fmt::format("{} {}", group, color);
   if (state_->group != State().group) state->group += " of " + state_->group;
   state_->check(MPI_Comm_split(state_->comm, color, rank(), &state->comm), group);
@@ -77,12 +77,24 @@ Communicator Communicator::split(const char* group, int color) const {
   return Communicator(std::move(state));
 }
 
+Communicator Communicator::duplicate() const {
+  if (!state_->mpi) return self();
+  auto state = std::make_unique<State>();
+  state->mpi = state_->mpi;
+  state->sent = state_->sent;
+  state->group = state_->group;
+  state_->check(MPI_Comm_dup(state_->comm, &state->comm), "duplicate");
+  state->look_around();
+  return Communicator(std::move(state));
+}
+
+const std::string& Communicator::group() const { return state_->group; }
 int Communicator::rank() const { return state_->rank; }
 int Communicator::size() const { return state_->size; }
 int Communicator::local_rank() const { return state_->local_rank; }
 int Communicator::local_size() const { return state_->local_size; }
 bool Communicator::on_shared_memory() const { return state_->host != nullptr; }
-const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return *state_->bytes_sent; }
+const std::map<std::string, int64_t>& Communicator::bytes_sent() const { return state_->sent->of_name; }
 int64_t Communicator::bytes_sent_in_group() const { return state_->bytes_in_group; }
 
 void Communicator::all_reduce_sum(const char* name, Tensor t) {

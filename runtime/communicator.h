@@ -3,7 +3,7 @@
 // Every collective has a name; a watchdog (set_watchdog) ends the program when one does not end in time and prints the
 // name, the group, the step, and the rank that did not come. Ranks of one host pass data through memory that they share
 // (runtime/host_exchange.h), others by messages. Reductions of floats are in the order of ranks, whatever the message
-// size, so that the same ranks give the same bits. One thread at a time may be in a collective.
+// size, so that the same ranks give the same bits. One thread at a time may be in a collective of a group.
 //
 // A collective that takes a stream is of that stream's device. On a CPU stream it is the one without. On a CUDA stream
 // it is enqueued on NCCL and returns: memory is the GPU's, all ranks enqueue the same collectives in the same order and
@@ -14,6 +14,7 @@
 // each other on this rank. Whoever catches an error calls abort, since the other ranks wait.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -44,7 +45,10 @@ class Communicator {
   // The ranks of the same colour as a group of their own, in their order here, called "GROUP COLOR". Itself a
   // collective. Where everyone has the same colour, a second communicator of the same ranks.
   Communicator split(const char* group, int color) const;
+  // A second group of the same ranks and name, for collectives beside this one's. Itself a collective.
+  Communicator duplicate() const;
 
+  const std::string& group() const;  // as messages call it
   int rank() const;
   int size() const;
   int local_rank() const;  // among the ranks of this group on this host
@@ -77,7 +81,7 @@ class Communicator {
   void require_equal(const char* name, const std::string& what, const std::string& text);
 
   // Bytes that left this rank so far, by the collective's name: what a gather or a reduce-scatter cannot do with fewer.
-  // Those of this group and of all groups split from it, which share one count.
+  // Those of this group and of all groups split from it, which share one count. Nobody is in a collective meanwhile.
   const std::map<std::string, int64_t>& bytes_sent() const;
   int64_t bytes_sent_in_group() const;  // in all, without those of groups split from it
 
@@ -86,6 +90,7 @@ class Communicator {
 
  private:
   struct State;
+  friend void run_beside_main_thread(const std::atomic<bool>& stop);
   gpu::Nccl& nccl();  // started on the first call, which is a collective
   explicit Communicator(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
@@ -98,6 +103,10 @@ int64_t all_reduce_bytes(int64_t elements, int64_t element_bytes, int rank, int 
 // "rank 3 has another configuration than rank 0: 'seed: 2', not 'seed: 1'; give all ranks the same": the first lines in
 // which the texts of the two part.
 std::string describe_difference(int rank, const std::string& what, const std::string& text, const std::string& first);
+
+// From now on the collectives of this thread are not the watchdog's, sleep while they wait for messages, and end with
+// Error(peer) once `stop` is set (runtime/side_collectives.h).
+void run_beside_main_thread(const std::atomic<bool>& stop);
 
 // From now on a collective that takes longer than `seconds` ends all ranks with a message and exit code 6; 0: never.
 void set_watchdog(double seconds);

@@ -6,14 +6,24 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
+#include <thread>
 
 #include "runtime/files.h"
 #include "runtime/ordered_sum.h"
 #include "runtime/watchdog.h"
 
 namespace notellm {
+
+thread_local const std::atomic<bool>* Communicator::State::stop = nullptr;
+
+void run_beside_main_thread(const std::atomic<bool>& stop) {
+  Communicator::State::stop = &stop;
+  leave_thread_unwatched();
+}
+
 namespace {
 constexpr int64_t message_bytes = 16 << 20;  // larger ones are cut: MPI counts in int, and longer gains nothing
 constexpr int64_t scratch_bytes = 4 << 20;   // what a rank receives by messages before it sums
@@ -93,17 +103,19 @@ Mpi::Mpi() {
   // Many containers forbid reading another process's memory, which Open MPI notices too late.
   if (!can_read_processes()) setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
   int provided = 0;
-  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
-  if (provided < MPI_THREAD_SERIALIZED)
-    fail(ErrorKind::internal, "this MPI offers thread level {}, notellm needs MPI_THREAD_SERIALIZED ({})", provided,
-         MPI_THREAD_SERIALIZED);
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided);
+  if (provided < MPI_THREAD_MULTIPLE)
+    fail(ErrorKind::internal, "this MPI offers thread level {}, notellm needs MPI_THREAD_MULTIPLE ({})", provided,
+         MPI_THREAD_MULTIPLE);
   share_states();
 }
 
 // While an error passes through, the other ranks may never come to finalise: whoever catches it calls abort.
 Mpi::~Mpi() {
-  set_watchdog_states({}, 0, rank_, 1);
-  if (std::uncaught_exceptions() == 0) MPI_Finalize();
+  set_watchdog_states({}, 0, rank_, 1, {});
+  if (std::uncaught_exceptions() > 0) return;
+  MPI_Comm_free(&mail_);
+  MPI_Finalize();
 }
 
 // The watchdogs of a host see each other's ranks.
@@ -111,11 +123,71 @@ void Mpi::share_states() {
   int ranks = 1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-  if (!shared_memory_wanted()) return set_watchdog_states({}, 0, rank_, ranks);
+  MPI_Comm_dup(MPI_COMM_WORLD, &mail_);
+  MPI_Comm_set_errhandler(mail_, MPI_ERRORS_RETURN);
+  const WatchdogMail mail{
+      [this](const RankState& own) { answer(own); },
+      [this](std::span<RankState> of_rank, const std::function<bool()>& wait) { ask(of_rank, wait); }};
+  if (!shared_memory_wanted()) return set_watchdog_states({}, 0, rank_, ranks, mail);
   const HostRanks host(MPI_COMM_WORLD);
   states_ = host.share(host.size * int64_t{sizeof(RankState)});
   set_watchdog_states({reinterpret_cast<RankState*>(states_.data()), static_cast<size_t>(host.size)}, host.rank, rank_,
-                      ranks);
+                      ranks, host.size < ranks ? mail : WatchdogMail());
+}
+
+namespace {
+constexpr int question_tag = 1, answer_tag = 2;
+
+// A rank's state as it is told to another host, whose clock is another: times are how long ago.
+struct Report {
+  int64_t since_ago, step;
+  bool inside;
+  std::array<char, std::tuple_size_v<decltype(RankState::collective)>> collective;
+};
+
+int64_t steady_now() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+}  // namespace
+
+void Mpi::answer(const RankState& own) const {
+  for (int asked = 0;;) {
+    MPI_Status status;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, question_tag, mail_, &asked, &status) != MPI_SUCCESS || !asked) return;
+    MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, question_tag, mail_, MPI_STATUS_IGNORE);
+    Report report{steady_now() - own.since, own.step, own.inside, {}};
+    own.name().copy(report.collective.data(), report.collective.size() - 1);
+    MPI_Send(&report, sizeof report, MPI_BYTE, status.MPI_SOURCE, answer_tag, mail_);
+  }
+}
+
+// What is still under way in the end is left there: the program is about to.
+void Mpi::ask(std::span<RankState> of_rank, const std::function<bool()>& wait) const {
+  static std::vector<Report> reports;
+  static std::vector<MPI_Request> questions, answers;
+  reports.resize(of_rank.size());
+  questions.resize(of_rank.size(), MPI_REQUEST_NULL);
+  answers.resize(of_rank.size(), MPI_REQUEST_NULL);
+  for (size_t r = 0; r < of_rank.size(); ++r) {
+    if (of_rank[r].alive >= 0) continue;
+    MPI_Irecv(&reports[r], sizeof(Report), MPI_BYTE, static_cast<int>(r), answer_tag, mail_, &answers[r]);
+    MPI_Isend(nullptr, 0, MPI_BYTE, static_cast<int>(r), question_tag, mail_, &questions[r]);
+  }
+  for (bool missing = true; missing && wait();) {
+    missing = false;
+    for (size_t r = 0; r < of_rank.size(); ++r) {
+      int come = 0;
+      if (answers[r] == MPI_REQUEST_NULL) continue;
+      if (MPI_Test(&answers[r], &come, MPI_STATUS_IGNORE) != MPI_SUCCESS || !come) {
+        missing = true;
+        continue;
+      }
+      RankState& s = of_rank[r];
+      s.alive = steady_now();
+      s.since = s.alive - reports[r].since_ago;
+      s.step = reports[r].step;
+      s.inside = reports[r].inside;
+      for (size_t i = 0; i < s.collective.size(); ++i) s.collective[i] = reports[r].collective[i];
+    }
+  }
 }
 
 // From `comm` to what is known of it.
@@ -171,6 +243,17 @@ void Communicator::State::exchange(const char* name, const std::vector<Part>& se
   finish(name, requests, expected);
 }
 
+// A thread beside the main one looks now and then, and sleeps in between: spinning would take a core from who computes.
+int Communicator::State::wait(MPI_Request& request, MPI_Status& status) {
+  if (!stop) return MPI_Wait(&request, &status);
+  for (int arrived = 0;;) {
+    const int code = MPI_Test(&request, &arrived, &status);
+    if (code != MPI_SUCCESS || arrived) return code;
+    if (*stop) fail(ErrorKind::peer, "another error ends this rank");
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
 // Waits for all requests, of which the first expected.size() receive that many bytes each. One by one, because
 // MPI_Waitall of Open MPI 4.1 may spin for ever when one of them fails; errors are kept until no request uses a buffer.
 void Communicator::State::finish(const char* name, std::vector<MPI_Request>& requests,
@@ -179,7 +262,7 @@ void Communicator::State::finish(const char* name, std::vector<MPI_Request>& req
   std::string wrong_size;
   for (size_t i = 0; i < requests.size(); ++i) {
     MPI_Status status;
-    const int code = MPI_Wait(&requests[i], &status);
+    const int code = wait(requests[i], status);
     if (first_error == MPI_SUCCESS) first_error = code;
     if (code != MPI_SUCCESS || i >= expected.size()) continue;
     int got = 0;

@@ -4,9 +4,12 @@
 #define OMPI_SKIP_MPICXX 1  // not the old C++ bindings
 #include <mpi.h>
 
+#include <mutex>
+
 #include "runtime/communicator.h"
 #include "runtime/host_exchange.h"
 #include "runtime/nccl.h"
+#include "runtime/watchdog.h"
 
 namespace notellm {
 
@@ -21,9 +24,12 @@ class Mpi {
 
  private:
   void share_states();
+  void answer(const RankState& own) const;
+  void ask(std::span<RankState> of_rank, const std::function<bool()>& wait) const;
 
   int rank_ = 0;
-  SharedMemory states_;  // of the watchdogs
+  SharedMemory states_;            // of the watchdogs
+  MPI_Comm mail_ = MPI_COMM_NULL;  // theirs, to those of other hosts
 };
 
 struct Communicator::State {
@@ -38,8 +44,12 @@ struct Communicator::State {
   int world_rank = 0;                  // what messages call this rank
   std::string group = "all ranks";     // what messages call these ranks
   std::unique_ptr<HostExchange> host;  // where all of them are on one host
-  // One count of a communicator and the groups split from it.
-  std::shared_ptr<std::map<std::string, int64_t>> bytes_sent = std::make_shared<std::map<std::string, int64_t>>();
+  // One count of a communicator and the groups split from it, some of which other threads use.
+  struct Sent {
+    std::mutex mutex;
+    std::map<std::string, int64_t> of_name;
+  };
+  std::shared_ptr<Sent> sent = std::make_shared<Sent>();
   int64_t bytes_in_group = 0;  // of them those of this group
   std::vector<char> scratch;
   std::shared_ptr<gpu::Nccl> nccl;  // from the first collective of device memory on
@@ -51,7 +61,8 @@ struct Communicator::State {
   void look_around();
   void check(int code, const char* name) const;
   void add(const char* name, int64_t bytes) {
-    (*bytes_sent)[name] += bytes;
+    const std::lock_guard lock(sent->mutex);
+    sent->of_name[name] += bytes;
     bytes_in_group += bytes;
   }
   // To each other rank so many bytes; of a reduce-scatter, its rows.
@@ -64,6 +75,9 @@ struct Communicator::State {
   void count_all_reduce(const char* name, const Tensor& t) {
     if (size > 1) add(name, all_reduce_bytes(t.size(), size_of(t.dtype), rank, size));
   }
+  // Of a thread that runs beside the main one.
+  static thread_local const std::atomic<bool>* stop;
+  static int wait(MPI_Request& request, MPI_Status& status);
   void exchange(const char* name, const std::vector<Part>& sends, const std::vector<Part>& receives) const;
   void finish(const char* name, std::vector<MPI_Request>& requests, const std::vector<int>& expected) const;
   void gather_blocks(const char* name, const char* mine, const std::vector<int64_t>& begins, int64_t unit,

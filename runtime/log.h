@@ -1,4 +1,5 @@
-// Log lines through spdlog: rank 0 writes to stderr, the other ranks only warnings and errors, prefixed with their rank.
+// Log lines through spdlog: rank 0 writes to stderr, the other ranks only warnings and errors, prefixed with their
+// rank.
 #pragma once
 
 #include <spdlog/spdlog.h>

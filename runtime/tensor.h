@@ -13,8 +13,8 @@ namespace notellm {
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::f32;
-  int dims = 0;                          // number of dimensions in use
-  std::array<int64_t, 3> shape = {};     // [rows, cols] in nearly all places
+  int dims = 0;                       // number of dimensions in use
+  std::array<int64_t, 3> shape = {};  // [rows, cols] in nearly all places
 
   Tensor() = default;
   Tensor(void* data, DType dtype, std::initializer_list<int64_t> sizes) : data(data), dtype(dtype) {

@@ -28,10 +28,12 @@ int set_threads(int wanted, Communicator& ranks) {
   omp_set_num_threads(threads);
   const int64_t asked = static_cast<int64_t>(threads) * ranks.local_size();
   if (ranks.rank() == 0 && asked > host_cores)
-    spdlog::warn("{} ranks of {} threads on a host with {} cores: they will wait for each other; lower 'threads' or the ranks",
-                 ranks.local_size(), threads, host_cores);
+    spdlog::warn(
+        "{} ranks of {} threads on a host with {} cores: they will wait for each other; lower 'threads' or the ranks",
+        ranks.local_size(), threads, host_cores);
   if (ranks.rank() == 0 && threads > cores)
-    spdlog::warn("{} threads bound to {} of {} cores: start mpirun with --bind-to none, or fewer threads", threads, cores, host_cores);
+    spdlog::warn("{} threads bound to {} of {} cores: start mpirun with --bind-to none, or fewer threads", threads,
+                 cores, host_cores);
   return threads;
 }
 

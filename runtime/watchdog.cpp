@@ -41,7 +41,7 @@ class Watchdog {
     if (seconds > 0 && !thread_.joinable()) thread_ = std::thread([this] { watch(); });
     if (seconds <= 0 && thread_.joinable()) thread_.join();
   }
-  void set_states(std::span<RankState> states, int own, int rank, int ranks) {
+  void set_states(std::span<RankState> states, int own, int rank, int ranks, WatchdogMail mail) {
     const std::lock_guard lock(mutex_);
     const std::span<RankState> next = states.empty() ? std::span(&alone_, 1) : states;
     copy(this->own(), next[own]);
@@ -49,6 +49,7 @@ class Watchdog {
     states_ = next;
     own_ = own;
     ranks_ = ranks;
+    mail_ = std::move(mail);
     this->own().rank = rank;
     this->own().process = getpid();
   }
@@ -76,6 +77,7 @@ class Watchdog {
  private:
   RankState& own() { return states_[own_]; }
   static void copy(const RankState& from, RankState& to) {
+    to.rank = from.rank.load();
     to.alive = from.alive.load();
     to.since = from.since.load();
     to.step = from.step.load();
@@ -89,6 +91,7 @@ class Watchdog {
     while (seconds_ > 0) {
       own().alive = now();
       changed_.wait_for(lock, Seconds(period()));
+      if (mail_.answer) mail_.answer(own());
       const bool inside = own().inside.load(std::memory_order_acquire);
       const double waited = seconds_of(now() - own().since);
       // Where a rank is about to end it has its reason, and will say it.
@@ -113,20 +116,41 @@ class Watchdog {
     return std::ranges::any_of(states_, [](const RankState& s) { return s.process == 0; });
   }
 
-  // The ranks that wait say so, all at about the same time. Then one of each host says which rank is to blame; a host
-  // that knows of none leaves the last word to the others.
+  // The ranks that wait say so, all at about the same time. Then one of each host says which rank is to blame, as it
+  // sees and hears of all.
   [[noreturn]] void bite(double waited) {
     say(fmt::format("{} has not ended after {:.1f} s{}", own().name(), waited, in_step(own().step)));
     pause(std::min(1.0, seconds_));
     if (!states_[0].has_judged.exchange(true)) {
-      const auto stale = static_cast<int64_t>(1e9 * (1 + 5 * period()));
-      const Verdict verdict = judge(states_, own_, std::ssize(states_) < ranks_, now(), stale);
-      if (!verdict.found) pause(2);
-      say(verdict.text + ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
+      std::vector<RankState> all(static_cast<size_t>(ranks_));
+      for (RankState& s : all) s.alive = -1;
+      const auto see = [&] {
+        for (const RankState& s : states_) copy(s, all[s.rank]);
+      };
+      see();
+      if (std::ssize(states_) < ranks_) {
+        hear(all);
+        see();  // as it is now
+      }
+      const std::string verdict = judge(all, own().rank, now(), static_cast<int64_t>(1e9 * (1 + 5 * period())));
+      say(verdict + ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
     } else {
-      pause(6);  // the one who judges ends all
+      pause(10);  // the one who judges ends all
     }
     Communicator::abort(static_cast<int>(ErrorKind::peer));
+  }
+  // Of ranks of other hosts. One that does not answer was last alive before it was asked.
+  void hear(std::span<RankState> all) {
+    const int64_t asked = now();
+    const double patience = 2 + 10 * period();
+    mail_.ask(all, [&] {
+      pause(period());
+      return seconds_of(now() - asked) < patience;
+    });
+    for (size_t r = 0; r < all.size(); ++r) {
+      all[r].rank = static_cast<int>(r);
+      if (all[r].alive < 0) all[r].alive = asked;
+    }
   }
   void say(const std::string& text) {
     fmt::print(stderr, "notellm: rank {}: {}\n", own().rank.load(), text);
@@ -135,6 +159,7 @@ class Watchdog {
   void pause(double seconds) {
     for (const int64_t begin = now(); seconds_of(now() - begin) < seconds;) {
       own().alive = now();
+      if (mail_.answer) mail_.answer(own());
       std::this_thread::sleep_for(Seconds(std::min(0.05, period())));
     }
   }
@@ -146,6 +171,7 @@ class Watchdog {
   RankState alone_;
   std::span<RankState> states_ = {&alone_, 1};
   int own_ = 0, ranks_ = 1;
+  WatchdogMail mail_;
 };
 
 Watchdog& watchdog() {
@@ -175,7 +201,7 @@ std::string collective_text(const char* name, const std::string& group) {
 
 // A rank that does not run cannot be blamed for where it stands, and one that is in no collective may be waited for by
 // ranks that wait for each other in different ones: in this order.
-Verdict judge(std::span<const RankState> states, int own, bool other_hosts, int64_t now, int64_t stale) {
+std::string judge(std::span<const RankState> states, int own, int64_t now, int64_t stale) {
   const std::string mine = states[own].name(), step = in_step(states[own].step);
   std::vector<int> stopped, outside;
   const RankState *a_stopped = nullptr, *an_outside = nullptr;
@@ -196,32 +222,33 @@ Verdict judge(std::span<const RankState> states, int own, bool other_hosts, int6
     return (s.name().empty() ? std::string() : (s.inside ? ", in " : ", after ") + s.name()) + in_step(s.step);
   };
   if (a_stopped)
-    return {true, fmt::format("{} does not run: no sign of life for {:.1f} s{}", list(stopped),
-                              seconds_of(now - a_stopped->alive), last(*a_stopped))};
+    return fmt::format("{} {} not run: no sign of life for {:.1f} s{}", list(stopped),
+                       stopped.size() == 1 ? "does" : "do", seconds_of(now - a_stopped->alive), last(*a_stopped));
   if (an_outside)
-    return {true, fmt::format("{} did not come to {}: in no collective for {:.1f} s{}", list(outside), mine,
-                              seconds_of(now - an_outside->since), last(*an_outside))};
+    return fmt::format("{} did not come to {}: in no collective for {:.1f} s{}", list(outside), mine,
+                       seconds_of(now - an_outside->since), last(*an_outside));
   if (inside.size() > 1) {
     std::string where;
     for (const auto& [collective, ranks] : inside)
       where += fmt::format("{}{} in {}", where.empty() ? "" : ", ", list(ranks), collective);
-    return {true, fmt::format("ranks wait for each other{}: {}", step, where)};
+    return fmt::format("ranks wait for each other{}: {}", step, where);
   }
-  if (other_hosts)
-    return {false, fmt::format("all ranks of this host wait in {}{}: look at ranks of other hosts, first those that "
-                               "say nothing, or at the "
-                               "network",
-                               mine, step)};
-  return {false, fmt::format("all ranks wait in {}{}: their messages do not arrive", mine, step)};
+  return fmt::format("all ranks wait in {}{}: their messages do not arrive", mine, step);
 }
 
+namespace {
+thread_local bool unwatched = false;
+}
 WatchedCollective::WatchedCollective(const char* name, const std::string& group) {
-  watchdog().begin(collective_text(name, group));
+  if (!unwatched) watchdog().begin(collective_text(name, group));
 }
-WatchedCollective::~WatchedCollective() { watchdog().end(); }
+WatchedCollective::~WatchedCollective() {
+  if (!unwatched) watchdog().end();
+}
+void leave_thread_unwatched() { unwatched = true; }
 
-void set_watchdog_states(std::span<RankState> states, int own, int rank, int ranks) {
-  watchdog().set_states(states, own, rank, ranks);
+void set_watchdog_states(std::span<RankState> states, int own, int rank, int ranks, WatchdogMail mail) {
+  watchdog().set_states(states, own, rank, ranks, std::move(mail));
 }
 std::string whereabouts() { return watchdog().whereabouts(); }
 

@@ -1,9 +1,10 @@
-// Watches the collective that this process is in: one at a time, since MPI is used by one thread at a time.
+// Watches the collective that this process's main thread is in.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -35,19 +36,26 @@ class WatchedCollective {
   ~WatchedCollective();
 };
 
+// How the watchdogs of different hosts ask each other; for one thread at a time.
+struct WatchdogMail {
+  // Answers whoever has asked for this rank's state.
+  std::function<void(const RankState& own)> answer;
+  // Asks the ranks whose `alive` is below 0 for theirs, [ranks in all], and fills in those that have come when `wait`
+  // says that the time is over.
+  std::function<void(std::span<RankState> of_rank, const std::function<bool()>& wait)> ask;
+};
+
 // From now on the ranks of this host, of `ranks` in all, write what they do into `states`, this one into its own. No
-// states: this rank alone, into memory of its own.
-void set_watchdog_states(std::span<RankState> states, int own, int rank, int ranks);
+// states: this rank alone, into memory of its own. mail: to the ranks that are not among them.
+void set_watchdog_states(std::span<RankState> states, int own, int rank, int ranks, WatchdogMail mail);
+// From now on nobody watches the collectives of this thread.
+void leave_thread_unwatched();
 // This rank is about to end: nobody is to wonder.
 void leave_watchdog();
 
-// Why the collective in which states[own] waits does not end, as far as this host's ranks show it. `now` and `stale`
-// (how long a rank that runs may be silent) in nanoseconds. found: whether a rank of this host is to blame.
-struct Verdict {
-  bool found;
-  std::string text;
-};
-Verdict judge(std::span<const RankState> states, int own, bool other_hosts, int64_t now, int64_t stale);
+// Why the collective in which states[own] waits does not end, as the ranks' states show it. `now` and `stale` (how long
+// a rank that runs may be silent) in nanoseconds.
+std::string judge(std::span<const RankState> states, int own, int64_t now, int64_t stale);
 
 // " in step 17, last in collective 'gradients' of data group 0": where this rank is; before the first step "".
 std::string whereabouts();

@@ -20,14 +20,10 @@ int64_t Gradients::memory_bytes(const ParameterLayout& layout, const ShardMap& s
 Gradients::Gradients(const ParameterLayout& layout, const ShardMap& shards, Device device, Mesh& mesh)
     : layout_(layout),
       shards_(shards),
-      mesh_(mesh),
       whole_(elements_of(layout, shards, held_of(shards)).whole * size_of(DType::f32), memory_of(device), "gradients"),
       layer_shards_(elements_of(layout, shards, held_of(shards)).layer_shards * size_of(DType::f32), memory_of(device),
                     "gradients"),
-      sums_(device),
-      ready_(device),
-      done_(device),
-      free_{Event(device), Event(device)} {
+      sums_(device, mesh.data) {
   const int held = held_of(shards);
   views_.emplace(layout, held_buckets(layout, held, whole_.tensor(DType::f32, {held_elements(layout, held)})));
   for (size_t i = 0; i < shards.pieces().size(); ++i) {
@@ -54,7 +50,7 @@ void Gradients::begin(Stream& stream) {
 void Gradients::begins(Stream& stream, int layer) {
   if (!layers_come_and_go()) return;
   const size_t bucket = static_cast<size_t>(layer) + 1;
-  free_[layer % held_layers].wait(stream);
+  sums_.wait(stream, "gradients", free_[layer % held_layers]);
   set_zero(stream, views_->buckets[bucket]);
   if (!first_pass_) copy(stream, pieces_[bucket], own_place(bucket));
 }
@@ -62,38 +58,33 @@ void Gradients::begins(Stream& stream, int layer) {
 void Gradients::done(Stream& stream, Transformer& transformer, int layer, bool last) {
   if (last) transformer.sum_copies(stream, views_->layers[layer]);
   const size_t bucket = static_cast<size_t>(layer) + 1;
-  if (layers_come_and_go()) {
-    ready_.record(stream);
-    ready_.wait(sums_);
-    sum(sums_, bucket);
-    copy(sums_, own_place(bucket), pieces_[bucket]);
-    free_[layer % held_layers].record(sums_);
-  } else if (last && stream.on_gpu()) {
-    ready_.record(stream);
-    ready_.wait(sums_);
-    sum(sums_, bucket);
-  }
+  if (layers_come_and_go())
+    free_[layer % held_layers] = begin_sum(stream, bucket);
+  else if (last && sums_.beside())
+    begin_sum(stream, bucket);
   if (layer == 0) first_pass_ = false;
 }
 
 void Gradients::finish(Stream& stream, Transformer& transformer) {
   transformer.sum_copies(stream, *views_);
-  ready_.record(stream);
-  ready_.wait(sums_);
-  const bool layers_too = !layers_come_and_go() && !stream.on_gpu();
+  const bool layers_too = !layers_come_and_go() && !sums_.beside();
   for (size_t i = 0; i < views_->buckets.size(); ++i)
-    if (layers_too || !is_layer(i)) sum(sums_, i);
-  done_.record(sums_);
-  done_.wait(stream);
+    if (layers_too || !is_layer(i)) begin_sum(stream, i);
+  sums_.wait(stream, "gradients", begun_);
 }
 
 // Over the data group: of the whole bucket, or of the rank's piece of it.
-void Gradients::sum(Stream& stream, size_t bucket) {
+void Gradients::sum(Stream& stream, Communicator& data, size_t bucket) {
   const Tensor all = views_->buckets[bucket];
-  if (!shards_.sharded()) return mesh_.data.all_reduce_sum(stream, "gradients", all);
+  if (!shards_.sharded()) return data.all_reduce_sum(stream, "gradients", all);
   const Tensor own = own_place(bucket);
-  const std::vector<int64_t> rows_of(static_cast<size_t>(mesh_.data.size()), own.rows());
-  mesh_.data.reduce_scatter_rows(stream, "gradients", all, rows_of, own);
+  const std::vector<int64_t> rows_of(static_cast<size_t>(data.size()), own.rows());
+  data.reduce_scatter_rows(stream, "gradients", all, rows_of, own);
+  if (layers_come_and_go() && is_layer(bucket)) copy(stream, own, pieces_[bucket]);
+}
+
+int64_t Gradients::begin_sum(Stream& stream, size_t bucket) {
+  return begun_ = sums_.begin(stream, [=, this](Stream& s, Communicator& data) { sum(s, data, bucket); });
 }
 
 }  // namespace notellm

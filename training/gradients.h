@@ -1,7 +1,7 @@
 // The gradients of a step: summed over ranks and micro-batches, whole or in shards (training/sharding.h).
 //
-// On CUDA a layer's are summed over the data group on a stream of their own as soon as they are complete, while the
-// layers below are computed. On the CPU, whose cores are busy computing, what is whole is summed in the end.
+// A layer's are summed over the data group as soon as they are complete, while the layers below are computed, where
+// that goes on beside them (runtime/side_collectives.h); elsewhere what is whole is summed in the end.
 #pragma once
 
 #include <array>
@@ -9,6 +9,7 @@
 
 #include "model/transformer.h"
 #include "runtime/mesh.h"
+#include "runtime/side_collectives.h"
 #include "training/sharding.h"
 
 namespace notellm {
@@ -42,19 +43,19 @@ class Gradients {
   bool layers_come_and_go() const { return held_of(shards_) != all_layers; }
   bool is_layer(size_t bucket) const { return bucket != 0 && bucket + 1 != layout_.buckets().size(); }
   Tensor own_place(size_t bucket) const;  // of the rank's piece in the whole bucket
-  void sum(Stream& stream, size_t bucket);
+  void sum(Stream& stream, Communicator& data, size_t bucket);
+  int64_t begin_sum(Stream& stream, size_t bucket);
 
   const ParameterLayout& layout_;
   const ShardMap& shards_;
-  Mesh& mesh_;
   Buffer whole_;         // the flat array; or embedding, held_layers layers, the rest
   Buffer layer_shards_;  // where layers come and go: their pieces
   std::optional<Weights> views_;
   std::vector<Tensor> pieces_;
   bool first_pass_ = true;
-  Stream sums_;
-  Event ready_, done_;
-  std::array<Event, held_layers> free_;
+  SideCollectives sums_;                        // ends before the memory that it uses
+  int64_t begun_ = 0;                           // the newest sum
+  std::array<int64_t, held_layers> free_ = {};  // the sum after which a held layer's place is free
 };
 
 }  // namespace notellm

@@ -28,13 +28,12 @@ ModelWeights::ModelWeights(const ParameterLayout& layout, const ShardMap& shards
       shards_(shards),
       master_(master),
       compute_(compute),
+      device_(device),
       data_(data),
       whole_(bytes_of(layout, shards, compute).whole, memory_of(device), "parameters"),
       shards_memory_(bytes_of(layout, shards, compute).shards, memory_of(device), "parameters"),
-      gathers_(device),
-      ready_(device),
-      arrived_{Event(device), Event(device), Event(device)},
       window_(static_cast<int>(layout.buckets().size()) - 2) {
+  if (layers_come_and_go()) gathers_.emplace(device, data);
   const int held = layers_come_and_go() ? held_layers : all_layers;
   views_.emplace(
       layout, held_buckets(layout, held, is_master() ? master : whole_.tensor(compute, {held_elements(layout, held)})));
@@ -55,9 +54,9 @@ Tensor ModelWeights::own_place(size_t bucket) const {
   return shards_.own_place(layout_, bucket, views_->buckets[bucket]);
 }
 
-void ModelWeights::gather_bucket(Stream& stream, size_t bucket, Tensor piece) {
-  const std::vector<int64_t> rows_of(static_cast<size_t>(data_.size()), piece.rows());
-  data_.all_gather_rows(stream, "parameters", piece, rows_of, views_->buckets[bucket]);
+void ModelWeights::gather_bucket(Stream& stream, Communicator& data, size_t bucket, Tensor piece) {
+  const std::vector<int64_t> rows_of(static_cast<size_t>(data.size()), piece.rows());
+  data.all_gather_rows(stream, "parameters", piece, rows_of, views_->buckets[bucket]);
 }
 
 void ModelWeights::gather(Stream& stream) {
@@ -66,13 +65,13 @@ void ModelWeights::gather(Stream& stream) {
     if (comes_and_goes(i)) continue;
     const ShardMap::Piece& piece = shards_.pieces()[i];
     if (compute_ == DType::f32) copy(stream, master_.slice(piece.at, piece.at + piece.flat.size()), own_place(i));
-    gather_bucket(stream, i, own_place(i));
+    gather_bucket(stream, data_, i, own_place(i));
   }
   window_.forget();
 }
 
 void ModelWeights::refresh() {
-  Stream stream(gathers_.device());
+  Stream stream(device_);
   for (size_t i = 0; i < narrow_.size(); ++i) {
     const ShardMap::Piece& piece = shards_.pieces()[i];
     if (!narrow_[i].empty()) convert(stream, master_.slice(piece.at, piece.at + piece.flat.size()), narrow_[i]);
@@ -84,18 +83,17 @@ void ModelWeights::refresh() {
 void ModelWeights::fetch(Stream& stream, int layer) {
   const size_t bucket = static_cast<size_t>(layer) + 1;
   const ShardMap::Piece& piece = shards_.pieces()[bucket];
-  ready_.record(stream);  // behind whoever reads what stands there now, or writes the piece
-  ready_.wait(gathers_);
-  gather_bucket(gathers_, bucket,
-                compute_ == DType::f32 ? master_.slice(piece.at, piece.at + piece.flat.size()) : narrow_[bucket]);
-  arrived_[layer % held_layers].record(gathers_);
+  const Tensor own = compute_ == DType::f32 ? master_.slice(piece.at, piece.at + piece.flat.size()) : narrow_[bucket];
+  // Behind whoever reads what stands there now, or writes the piece.
+  arrived_[layer % held_layers] =
+      gathers_->begin(stream, [=, this](Stream& s, Communicator& data) { gather_bucket(s, data, bucket, own); });
 }
 
 void ModelWeights::begins(Stream& stream, int layer) {
   if (!layers_come_and_go()) return;
   const LayerWindow::Fetch fetches = window_.begins(layer);
   if (fetches.itself) fetch(stream, layer);
-  arrived_[layer % held_layers].wait(stream);
+  gathers_->wait(stream, "parameters", arrived_[layer % held_layers]);
   if (fetches.next >= 0) fetch(stream, fetches.next);
 }
 

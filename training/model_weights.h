@@ -6,6 +6,7 @@
 
 #include "runtime/communicator.h"
 #include "runtime/memory.h"
+#include "runtime/side_collectives.h"
 #include "training/layer_window.h"
 #include "training/sharding.h"
 
@@ -43,22 +44,22 @@ class ModelWeights {
     return layers_come_and_go() && bucket != 0 && bucket + 1 != layout_.buckets().size();
   }
   Tensor own_place(size_t bucket) const;  // of the rank's piece in the whole bucket
-  void gather_bucket(Stream& stream, size_t bucket, Tensor piece);
+  void gather_bucket(Stream& stream, Communicator& data, size_t bucket, Tensor piece);
   void fetch(Stream& stream, int layer);
 
   const ParameterLayout& layout_;
   const ShardMap& shards_;
   Tensor master_;
   DType compute_;
+  Device device_;
   Communicator& data_;
   Buffer whole_;          // the flat array; with sharding: parameters embedding, held_layers layers, the rest
   Buffer shards_memory_;  // bf16 with sharding: parameters: all pieces
   std::optional<Weights> views_;
   std::vector<Tensor> narrow_;
   // With sharding: parameters.
-  Stream gathers_;
-  Event ready_;
-  std::array<Event, held_layers> arrived_;
+  std::optional<SideCollectives> gathers_;
+  std::array<int64_t, held_layers> arrived_ = {};
   LayerWindow window_;
 };
 

@@ -28,6 +28,8 @@ PLAIN = (2, [])
 TENSOR = (2, ["parallel.tensor=2"])
 SHARDED = (2, ["parallel.sharding=parameters"])
 MESH = (4, ["parallel.tensor=2", "parallel.sharding=parameters"])
+# As between hosts: by messages, gradients and parameters by a thread beside the main one.
+MESSAGES = {"NOTELLM_SHARED_MEMORY": "0"}
 
 
 def processes(folder):
@@ -61,7 +63,7 @@ class Failures(unittest.TestCase):
             (self.folder / name).symlink_to(self.base / "shards" / name)
         self.run_folder = self.folder / "run"
 
-    def start(self, setting, *options, fault="", of_rank=None):
+    def start(self, setting, *options, fault="", of_rank=None, environment=None):
         """of_rank: further words of single ranks, with mpirun's before them: {1: (["-wdir", …], [])}."""
         ranks, keys = setting
         words = [NOTELLM, "train", "config.yaml", *options, "--set", f"train.run=run",
@@ -74,8 +76,8 @@ class Failures(unittest.TestCase):
                 before, after = of_rank.get(rank, ([], []))
                 command += [*([":"] if rank else []), "-n", "1", *before, *words, *after]
         self.began = time.monotonic()
-        return subprocess.Popen(command, cwd=self.folder, env={**ENVIRONMENT, "NOTELLM_TEST_FAULT": fault}, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, cwd=self.folder, text=True,
+                                env={**ENVIRONMENT, **(environment or {}), "NOTELLM_TEST_FAULT": fault}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def finish(self, process, code):
         """The lines of stderr."""
@@ -103,6 +105,13 @@ class Failures(unittest.TestCase):
                            fault=f"throw {rank} 3 {collective}")
                 subprocess.run(["rm", "-r", "run"], cwd=self.folder, check=True)
 
+    def test_an_exception_beside_the_main_thread(self):
+        for setting, rank, collective in ((PLAIN, 1, "gradients"), (SHARDED, 1, "parameters"), (MESH, 3, "gradients")):
+            with self.subTest(setting=setting, collective=collective):
+                self.fails(setting, 3, rf"^notellm: rank {rank}: error in step 3, last in collective '.*' of .*: a seeded error$",
+                           fault=f"throw {rank} 3 {collective}", environment=MESSAGES)
+                subprocess.run(["rm", "-r", "run"], cwd=self.folder, check=True)
+
     def test_a_killed_rank(self):
         for setting, rank in ((TENSOR, 1), (MESH, 3)):
             with self.subTest(setting=setting):
@@ -113,13 +122,16 @@ class Failures(unittest.TestCase):
                 subprocess.run(["rm", "-r", "run"], cwd=self.folder, check=True)
 
     def test_a_rank_that_does_not_come(self):
-        for way, setting, rank, said in (
-                ("hang", PLAIN, 1, "rank 1 did not come to collective '.*' of .*: in no collective for .* s, after collective '.*' of .* in step 3"),
-                ("hang", MESH, 2, "rank 2 did not come to collective '.*' of .*: in no collective for .* s, after collective '.*' of .* in step 3"),
-                ("stop", MESH, 3, "rank 3 does not run: no sign of life for .* s, after collective '.*' of .* in step 3")):
-            with self.subTest(way=way, setting=setting):
-                lines = self.fails(setting, 6, rf"^notellm: rank \d: {said}\.", fault=f"{way} {rank} 3 gradient norm")
-                self.assertRegex("\n".join(lines), r"rank 0: collective '.*' of .* has not ended after [3-9]\.\d s in step 3")
+        hangs = "rank {} did not come to collective '.*' of .*: in no collective for .* s, after collective '.*' of .* in step 3"
+        stopped = "rank {} does not run: no sign of life for .* s"
+        for way, setting, rank, said, environment in (
+                ("hang", PLAIN, 1, hangs, {}), ("hang", MESH, 2, hangs, {}),
+                ("stop", MESH, 3, stopped + ", after collective '.*' of .* in step 3", {}),
+                ("hang", PLAIN, 0, hangs, MESSAGES), ("hang", MESH, 2, hangs, MESSAGES), ("stop", TENSOR, 1, stopped, MESSAGES)):
+            with self.subTest(way=way, setting=setting, environment=environment):
+                lines = self.fails(setting, 6, rf"^notellm: rank \d: {said.format(rank)}\.", fault=f"{way} {rank} 3 gradient norm",
+                                   environment=environment)
+                self.assertRegex("\n".join(lines), r"rank \d: collective '.*' of .* has not ended after [3-9]\.\d s in step 3")
                 self.assertLess(time.monotonic() - self.began, WATCHDOG + 25)
                 subprocess.run(["rm", "-r", "run"], cwd=self.folder, check=True)
 

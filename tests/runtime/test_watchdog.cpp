@@ -23,13 +23,12 @@ class Watchdog : public testing::Test {
   void SetUp() override {
     for (int r = 0; r < 3; ++r) set(states_[r], 4 + r, true, "collective 'a' of all ranks", 60);
   }
-  Verdict verdict(bool other_hosts = false) { return judge(states_, 0, other_hosts, now, stale); }
+  std::string verdict() { return judge(states_, 0, now, stale); }
 };
 
 TEST_F(Watchdog, BlamesTheRankThatIsInNoCollective) {
   set(states_[1], 5, false, "collective 'b' of data group 0", 62);
-  EXPECT_TRUE(verdict().found);
-  EXPECT_EQ(verdict().text,
+  EXPECT_EQ(verdict(),
             "rank 5 did not come to collective 'a' of all ranks: in no collective for 62.0 s, after collective 'b' of "
             "data group 0 in step 7");
 }
@@ -38,32 +37,28 @@ TEST_F(Watchdog, BlamesTheRankThatIsInNoCollective) {
 TEST_F(Watchdog, BlamesItBeforeThoseThatWaitElsewhere) {
   set(states_[2], 6, true, "collective 'b' of tensor group 1", 61);
   EXPECT_EQ(
-      verdict().text,
+      verdict(),
       "ranks wait for each other in step 7: ranks 4, 5 in collective 'a' of all ranks, rank 6 in collective 'b' of "
       "tensor group 1");
   set(states_[1], 5, false, "collective 'a' of all ranks", 62);
-  EXPECT_EQ(verdict().text.substr(0, 19), "rank 5 did not come");
+  EXPECT_EQ(verdict().substr(0, 19), "rank 5 did not come");
 }
 
 TEST_F(Watchdog, BlamesTheRankThatDoesNotRunWhereverItStands) {
   set(states_[1], 5, false, "collective 'b' of data group 0", 62);
   set(states_[2], 6, true, "collective 'a' of all ranks", 60, 59);
-  EXPECT_EQ(verdict().text,
-            "rank 6 does not run: no sign of life for 59.0 s, in collective 'a' of all ranks in step 7");
+  EXPECT_EQ(verdict(), "rank 6 does not run: no sign of life for 59.0 s, in collective 'a' of all ranks in step 7");
   states_[2].alive = 0;  // has no watchdog yet
-  EXPECT_EQ(verdict().text.substr(0, 19), "rank 5 did not come");
+  EXPECT_EQ(verdict().substr(0, 19), "rank 5 did not come");
 }
 
 TEST_F(Watchdog, BlamesNobodyWhereAllWait) {
-  EXPECT_FALSE(verdict().found);
-  EXPECT_EQ(verdict().text, "all ranks wait in collective 'a' of all ranks in step 7: their messages do not arrive");
-  EXPECT_FALSE(verdict(true).found);
-  EXPECT_NE(verdict(true).text.find("look at ranks of other hosts, first those that say nothing"), std::string::npos);
+  EXPECT_EQ(verdict(), "all ranks wait in collective 'a' of all ranks in step 7: their messages do not arrive");
 }
 
 TEST_F(Watchdog, NamesAllThatAreMissing) {
   for (int r : {1, 2}) set(states_[r], 4 + r, false, "collective 'c' of all ranks", 62);
-  EXPECT_EQ(verdict().text,
+  EXPECT_EQ(verdict(),
             "ranks 5, 6 did not come to collective 'a' of all ranks: in no collective for 62.0 s, after collective 'c' "
             "of all "
             "ranks in step 7");
