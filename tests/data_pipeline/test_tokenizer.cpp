@@ -120,6 +120,11 @@ TEST(Tokenizer, SpecialTokensInATextAreText) {
   }
 }
 
+// SentencePiece replaces each byte; a tokenizer.json each run (test_json_tokenizer.cpp).
+TEST(Tokenizer, BytesThatAreNoUtf8AreReplaced) {
+  EXPECT_EQ(trained().encode("a\xe7\xac b", Place::goes_on), trained().encode("a\ufffd\ufffd b", Place::goes_on));
+}
+
 TEST(Tokenizer, CutAtASpaceTheTokensAreThoseOfTheWhole) {
   for (const std::string& text : sample_texts)
     for (size_t cut = text.find(' ', 1); cut < text.size(); cut = text.find(' ', cut + 1)) {
