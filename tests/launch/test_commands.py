@@ -331,6 +331,20 @@ class WholeWay(unittest.TestCase):
         self.assertIn("whole", self.must("inspect", self.folder / "run"))
         self.assertIn("note_head.tau", self.must("inspect", self.checkpoint / "note_head.safetensors"))
 
+    # From the file to a note's vector, with a tokenizer that has no BOS.
+    def test_a_tokenizer_json(self):
+        golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tokenizers" / "qwen2"
+        keys = ["--set", f"data.tokenizer.model={golden / 'tokenizer.json'}", f"data.shards={self.folder}/qwen2",
+                f"train.run={self.folder}/qwen2_run"]
+        self.must("prepare", self.config, *keys)
+        self.assertIn("Extract the note", self.must("inspect", self.folder / "qwen2", "--notes", "1"))
+        self.must("train", self.config, *keys, ranks=2)
+        checkpoint = self.folder / "qwen2_run" / "checkpoints" / "step-00000005"
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            self.assertEqual((checkpoint / name).read_bytes(), (golden / name).read_bytes())
+        text = self.must("neighbors", self.config, *keys, "--text", "rocket")
+        self.assertIn("rocket", text)
+
     def test_damage_is_refused(self):
         copy = self.folder / "damaged"
         shutil.copytree(self.folder / "shards", copy)

@@ -102,6 +102,18 @@ TEST_F(Checkpoint, WhatComesBackIsWhatWasSaved) {
   expect_loads(12);
 }
 
+TEST_F(Checkpoint, HasBothFilesOfATokenizerJson) {
+  fs::remove(folder_ / "tokenizer.model");
+  write_file(folder_ / "tokenizer.json", "its bytes");
+  EXPECT_ERROR(io, "tokenizer_config.json", save(1));
+  write_file(folder_ / "tokenizer_config.json", "the other's");
+  save(1);
+  verify_checkpoint(at_step(1));
+  EXPECT_EQ(read_file(at_step(1) / "tokenizer.json"), "its bytes");
+  EXPECT_EQ(read_file(at_step(1) / "tokenizer_config.json"), "the other's");
+  EXPECT_FALSE(fs::exists(at_step(1) / "tokenizer.model"));
+}
+
 // Without the note head its weights are left alone: a plain Hugging Face folder has none.
 TEST_F(Checkpoint, WeightsWithoutTheNoteHead) {
   save(1);
