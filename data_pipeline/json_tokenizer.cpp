@@ -153,8 +153,12 @@ std::vector<size_t> JsonTokenizer::token_ends(std::string_view text) const {
   std::vector<size_t> ends;
   Output output{ids, &ends};
   encode_all(text, Place::goes_on, output);
-  for (size_t& end : ends)
+  // An added token of white space is found again in what another one (rstrip) has taken, as the library does it.
+  size_t last = 0;
+  for (size_t& end : ends) {
     while (end > 0 && end < text.size() && !begins_character(text[end])) --end;
+    end = last = std::max(last, end);
+  }
   return ends;
 }
 
