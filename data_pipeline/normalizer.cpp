@@ -3,6 +3,7 @@
 #include <unicode/bytestream.h>
 #include <unicode/edits.h>
 #include <unicode/normalizer2.h>
+#include <unicode/uniset.h>
 #include <unicode/utf8.h>
 
 #include <algorithm>
@@ -16,11 +17,22 @@ bool is_ascii(std::string_view text) {
   return std::ranges::all_of(text, [](char byte) { return static_cast<signed char>(byte) >= 0; });
 }
 
+// NFC of Unicode 9, as the `tokenizers` library has it: characters that are newer stay where they are.
 const icu::Normalizer2& nfc_normalizer() {
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* normalizer = icu::Normalizer2::getNFCInstance(status);
-  NOTELLM_CHECK(U_SUCCESS(status), "ICU has no NFC: {}", u_errorName(status));
-  return *normalizer;
+  static const icu::UnicodeSet known = [] {
+    UErrorCode status = U_ZERO_ERROR;
+    icu::UnicodeSet set(u"[:age=9.0:]", status);
+    NOTELLM_CHECK(U_SUCCESS(status), "ICU does not know Unicode 9: {}", u_errorName(status));
+    set.freeze();  // may be read by several threads
+    return set;
+  }();
+  static const icu::FilteredNormalizer2 normalizer = [] {
+    UErrorCode status = U_ZERO_ERROR;
+    const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(status);
+    NOTELLM_CHECK(U_SUCCESS(status), "ICU has no NFC: {}", u_errorName(status));
+    return icu::FilteredNormalizer2(*nfc, known);
+  }();
+  return normalizer;
 }
 
 }  // namespace

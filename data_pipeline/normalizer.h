@@ -23,6 +23,7 @@ class MappedText {
   // Its bytes begin … end − 1.
   MappedText part(size_t begin, size_t end) const;
 
+  // Of Unicode 9, which the `tokenizers` library knows.
   void nfc();
   // Puts `text` before, which comes from no byte; not before an empty text.
   void prepend(std::string_view text);

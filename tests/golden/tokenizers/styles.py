@@ -162,6 +162,8 @@ def stumbling_texts():
         "word " * 400, "https://www.example.org/a/b?c=d&e=f#g", "C++ & C# <html> &amp; \\n \\\\", "tab\tsep\tvalues\r\n",
         "e.g. i.e. U.S.A. Mr. O'Neill", "…—–“”‘’«»", "a/b\\c|d~e`f^g", "$100 £5 ¥6 50%", "\u202eright\u202c to left",
     ]
+    # Combining marks out of order: of Unicode 1, 10, 13, 14.
+    texts += ["e\u0301\u0327", "e\u0d3b\u0301\u0327", "e\u1abf\u0301", "e\u0301\u0898\u0327"]
     texts = [text.encode() for text in texts]
     texts += [b"\xff", b"a\xffb", b"\xc3", b"\xc3(", b"\xe7\xac", b"\xe7\xac x", b"\xf0\x9f\x98", b"\xf0\x9f\x98 y\xf0\x9f",
               b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80", b"\x80\x80\x80", b"ok \xe2\x28\xa1 ok", b"\xfe\xfe\xff\xff",
