@@ -174,7 +174,8 @@ void FileInPlace::sync() {
 fs::path file_inside(const fs::path& folder, const std::string& name) {
   const fs::path path = folder / name;
   if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos || name.find('\0') != name.npos)
-    fail(ErrorKind::checkpoint, "{}: a file named '{}' would lie outside of the folder", folder.string(), name);
+    fail(ErrorKind::checkpoint, "{}: a file named '{}' would lie outside of the folder", folder.string(), name.c_str());
+  if (fs::is_symlink(path) && !fs::exists(path)) fail(ErrorKind::checkpoint, "{} is a link to nothing", path.string());
   const fs::path real = fs::weakly_canonical(path);
   if (real.parent_path() != fs::canonical(folder))
     fail(ErrorKind::checkpoint,

@@ -11,9 +11,9 @@
 namespace notellm {
 
 struct ExportOptions {
-  std::optional<ExportType> type;      // none: model.export_type
-  int64_t file_bytes = 5'000'000'000;  // a file is ended before the tensor that would make its data larger
-  std::filesystem::path report;        // of 'notellm evaluate --json'; empty: none
+  std::optional<ExportType> type = {};  // none: model.export_type
+  int64_t file_bytes = 5'000'000'000;   // a file is ended before the tensor that would make its data larger
+  std::filesystem::path report = {};    // of 'notellm evaluate --json'; empty: none
 };
 
 // Writes the model of a checkpoint, or of a run's newest, to `destination`, beside it first: a folder that must not be

@@ -165,9 +165,14 @@ TEST_P(HuggingFaceGolden, LossAndGradients) {
     std::vector<float> gradients(golden.flat.size());
     const Tensor flat = Tensor::of(gradients.data(), {golden.layout->size()});
     test::put_together(state, *golden.layout, state.gradients.pieces()[0], flat);
-    for (const Parameter& p : golden.layout->all())
-      EXPECT_LT(difference(p.view(flat).span<float>(), golden.file.at("gradient." + p.name)), tolerance)
+    for (const Parameter& p : golden.layout->all()) {
+      const Tensor expected = golden.file.at("gradient." + p.name);
+      // τ's gradient is a sum of terms that nearly cancel (tests/training/test_step.cpp): they round, at up to 2 · e^τ.
+      const double terms = 2 * std::exp(1.0) / (1 + golden.config.loss.alpha);
+      const double size = p.kind == ParameterKind::temperature ? terms / std::abs(*expected.as<float>()) : 1;
+      EXPECT_LT(difference(p.view(flat).span<float>(), expected), tolerance * size)
           << p.name << ", tensor groups of " << tensor;
+    }
   }
 }
 
