@@ -72,10 +72,13 @@ class Exporter {
   void run() {
     write_model();
     const RunConfig& config = info_.config;
-    write("config.json",
+    write(hugging_face_config_name,
           hugging_face_config(config.model, info_.manifest.tokens_in_use, tokenizer_.bos(), tokenizer_.eos(), type_));
     write("generation_config.json", generation_config(tokenizer_));
-    write("tokenizer.model", tokenizer_.model());
+    write(tokenizer_file_name, tokenizer_.model());
+    if (config.model.qkv_bias)
+      spdlog::warn(
+          "transformers 5 has no SentencePiece tokenizer for Qwen2: load it by LlamaTokenizer, not AutoTokenizer");
     write("tokenizer_config.json", tokenizer_config(tokenizer_, config.model.context));
     write("README.md", model_card(info_, measured_recall(info_.path, options_.report)));
     for (const auto& [name, content] : sentence_transformers_files(config.model)) write(name, content);

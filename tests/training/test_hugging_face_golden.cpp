@@ -115,7 +115,7 @@ TEST_P(HuggingFaceGolden, LogitsAndVectors) {
   PackedBatch batch;
   pack(golden.notes, examples, true, batch);
   ModelInput input;
-  input.set(batch, golden.config.model.context, true);
+  input.set(batch, golden.layout->vocabulary(), true);
   const Weights weights(*golden.layout, golden.weights());
   Transformer transformer(golden.config.model, DType::f32);
   Stream stream;
