@@ -70,6 +70,16 @@ TEST(Safetensors, HalfPrecision) {
     ASSERT_EQ(to_float(half), (bits >> 15 ? -1 : 1) * size) << bits;
     ASSERT_EQ(to_f16(to_float(half)).bits, bits);
   }
+  // Halfway between any two neighbours the even one is taken, and beside it the nearer.
+  for (uint32_t bits = 0; bits < 0x7bff; ++bits) {
+    const f16 low{static_cast<uint16_t>(bits)}, high{static_cast<uint16_t>(bits + 1)};
+    const float middle = (to_float(low) + to_float(high)) / 2;
+    ASSERT_EQ(to_f16(middle).bits, bits % 2 ? bits + 1 : bits);
+    ASSERT_EQ(to_f16(std::nextafter(middle, 0.0f)).bits, bits);
+    ASSERT_EQ(to_f16(-std::nextafter(middle, 1e9f)).bits, (bits + 1) | 0x8000);
+  }
+  EXPECT_EQ(to_f16(std::nextafter(65520.0f, 0.0f)).bits, 0x7bff);
+  EXPECT_EQ(to_f16(65520).bits, 0x7c00);
   EXPECT_EQ(to_f16(1 + 0x1p-11f).bits, 0x3c00);  // halfway: to even
   EXPECT_EQ(to_f16(1 + 0x3p-11f).bits, 0x3c02);
 }
