@@ -50,7 +50,8 @@ void widen(const char* from, DType dtype, std::span<float> to) {
 std::vector<fs::path> model_files(const fs::path& folder) {
   std::vector<fs::path> paths;
   if (fs::exists(folder / index_name))
-    for (const std::string& name : files_of_index(folder / index_name)) paths.push_back(file_inside(folder, name));
+    for (const std::string& name : files_of_index(file_inside(folder, index_name)))
+      paths.push_back(file_inside(folder, name));
   else if (const char* name = "model-00001-of-00001.safetensors"; fs::exists(folder / name))
     paths.push_back(folder / name);
   else

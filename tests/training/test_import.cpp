@@ -350,6 +350,13 @@ TEST_F(Import, NothingIsReadFromOutsideOfTheFolder) {
       fs::rename(hub_ / name, folder_ / "outside");
       fs::create_symlink("../outside", hub_ / name);
     });
+  expect_bad_folder(
+      "is a link out of the folder",
+      [&] {
+        fs::rename(hub_ / "model.safetensors.index.json", folder_ / "outside");
+        fs::create_symlink("../outside", hub_ / "model.safetensors.index.json");
+      },
+      3);
   // A link that stays inside is fine.
   HubModel model;
   model.fill();
