@@ -21,14 +21,20 @@ void rotate(T* a, T* b, const float* cosine, const float* sine, float direction,
 
 }  // namespace
 
-void rope_table(float theta, int64_t head_dim, Tensor table) {
+std::vector<double> rope_frequencies(double theta, int64_t head_dim) {
   NOTELLM_CHECK(head_dim > 0 && head_dim % 2 == 0, "head_dim is {}, but must be even", head_dim);
-  expect("table", table, DType::f32, table.rows(), head_dim);
-  const int64_t half = head_dim / 2;
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < head_dim / 2; ++i) frequencies.push_back(std::pow(theta, -2.0 * i / head_dim));
+  return frequencies;
+}
+
+void rope_table(std::span<const double> frequencies, Tensor table) {
+  const auto half = static_cast<int64_t>(frequencies.size());
+  expect("table", table, DType::f32, table.rows(), 2 * half);
   for (int64_t p = 0; p < table.rows(); ++p) {
-    float* row = table.as<float>() + p * head_dim;
+    float* row = table.as<float>() + p * 2 * half;
     for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * std::pow(static_cast<double>(theta), -2.0 * i / head_dim);
+      const double angle = static_cast<double>(p) * frequencies[static_cast<size_t>(i)];
       row[i] = static_cast<float>(std::cos(angle));
       row[half + i] = static_cast<float>(std::sin(angle));
     }

@@ -2,14 +2,21 @@
 // (Su et al. 2021, arXiv 2104.09864; transformers' rotate_half).
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "runtime/device.h"
 #include "runtime/tensor.h"
 
 namespace notellm {
 
-// table[p, 0, i] = cos(p·theta^(−2i/head_dim)), table[p, 1, i] = sin(…), computed in double.
-//   table  [positions, 2, head_dim/2]  f32
-void rope_table(float theta, int64_t head_dim, Tensor table);
+// [head_dim/2] theta^(−2i/head_dim): the angle that pair i of a head turns by from one position to the next. Throws
+// Error: odd head_dim.
+std::vector<double> rope_frequencies(double theta, int64_t head_dim);
+
+// table[p, 0, i] = cos(p·frequencies[i]), table[p, 1, i] = sin(…), computed in double.
+//   table  [positions, 2, frequencies]  f32
+void rope_table(std::span<const double> frequencies, Tensor table);
 
 // In place, for the first `heads` heads of each row: x[2i-th pair] rotated by the row's position.
 //   x          [rows, columns]  f32 | bf16; columns ≥ heads·head_dim; what is beyond them is left alone

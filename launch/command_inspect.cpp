@@ -98,9 +98,13 @@ void inspect_checkpoint(const fs::path& folder) {
   const CheckpointInfo info = verify_checkpoint(folder);
   const ModelConfig& m = info.config.model;
   Table table("ll");
-  table.row({"what", "checkpoint, written by 'notellm train'"});
-  table.row({"step", fmt::format("{} of {} ({} skipped)", format_count(info.manifest.position.step),
-                                 format_count(info.config.train.steps), format_count(info.manifest.position.skipped))});
+  const bool trained = has_moments(info.manifest);
+  table.row({"what", trained ? "checkpoint, written by 'notellm train'"
+                             : "weights without optimizer state, written by 'notellm import'"});
+  if (trained)
+    table.row(
+        {"step", fmt::format("{} of {} ({} skipped)", format_count(info.manifest.position.step),
+                             format_count(info.config.train.steps), format_count(info.manifest.position.skipped))});
   table.row({"model", fmt::format("{} layers, dim {}, {} heads ({} kv), ffn {}, context {}, vectors of {}", m.layers,
                                   m.dim, m.heads, m.kv_heads, m.ffn, m.context, m.note_dim)});
   table.row({"vocabulary", fmt::format("{} rows, {} in use", format_count(info.manifest.vocabulary),

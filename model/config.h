@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "runtime/config.h"
 #include "runtime/dtype.h"
@@ -24,7 +26,25 @@ struct InitConfig {
   void fields(Fields& f);
 };
 
+enum class RopeScaling { none, llama3 };
+
+// How the rotary embedding goes on beyond the context that a model was first trained for.
+struct RopeScalingConfig {
+  RopeScaling type = RopeScaling::none;
+  // Of llama3: frequencies of fewer than low_frequency_factor turns in original_context positions are divided by
+  // factor, those of more than high_frequency_factor are kept, those between are mixed of both.
+  double factor = 8;
+  double low_frequency_factor = 1, high_frequency_factor = 4;
+  int original_context = 8192;
+
+  void fields(Fields& f);
+};
+
+// The weights' type in files that 'notellm export' writes.
+enum class ExportType { f32, bf16, f16 };
+
 struct ModelConfig {
+  std::string from;  // a checkpoint, or a run, whose weights training begins with; empty: initial values
   int dim = 192;
   int layers = 2;
   int heads = 6;
@@ -34,8 +54,11 @@ struct ModelConfig {
   int note_dim = 128;
   int context = 512;  // positions
   bool tied_head = true;
+  bool qkv_bias = false;  // q, k and v have biases, as in Qwen2
   double rope_theta = 10000;
+  RopeScalingConfig rope_scaling;
   double norm_eps = 1e-5;
+  ExportType export_type = ExportType::f32;
   InitConfig init;
 
   void fields(Fields& f);
@@ -45,5 +68,8 @@ struct ModelConfig {
   int q_dim() const { return heads * head_dim; }
   int kv_dim() const { return 2 * kv_heads * head_dim; }
 };
+
+// [head_dim/2] of the rotary embedding, scaled.
+std::vector<double> rope_frequencies(const ModelConfig& config);
 
 }  // namespace notellm

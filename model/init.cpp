@@ -67,6 +67,9 @@ void fill(const Parameter& p, const InitConfig& config, uint64_t key, int64_t to
       return fill_special_rows(p, config.embedding_std, key, tokens_in_use, mean_row, t);
     case ParameterKind::matrix:
       return fill_matrix(p, config, key, t);
+    case ParameterKind::bias:
+      std::fill_n(t.as<float>(), t.size(), 0.0f);
+      return;
     case ParameterKind::norm:
       std::fill_n(t.as<float>(), t.size(), 1.0f);
       return;
@@ -77,18 +80,36 @@ void fill(const Parameter& p, const InitConfig& config, uint64_t key, int64_t to
 
 }  // namespace
 
-void initialize(const ParameterLayout& layout, const InitConfig& config, uint64_t seed, int64_t tokens_in_use,
-                int64_t mean_row, const std::function<void(const Parameter&, Tensor)>& take) {
-  NOTELLM_CHECK(0 < mean_row && mean_row < tokens_in_use && tokens_in_use <= layout.vocabulary(), "row {} of {} tokens",
-                mean_row, tokens_in_use);
-  const auto largest = std::ranges::max(layout.all(), {}, &Parameter::size).size();
+namespace {
+
+// Parameters from `first` on, which is no embedding unless the tokens are given.
+void initialize_from(size_t first, const ParameterLayout& layout, const InitConfig& config, uint64_t seed,
+                     int64_t tokens_in_use, int64_t mean_row,
+                     const std::function<void(const Parameter&, Tensor)>& take) {
+  int64_t largest = 0;
+  for (size_t i = first; i < layout.all().size(); ++i) largest = std::max(largest, layout.all()[i].size());
   const Buffer memory(largest * size_of(DType::f32));
-  for (size_t i = 0; i < layout.all().size(); ++i) {
+  for (size_t i = first; i < layout.all().size(); ++i) {
     const Parameter& p = layout.all()[i];
     const Tensor values = memory.tensor(DType::f32, {p.rows, std::max<int64_t>(1, p.cols)});
     fill(p, config, random_bits(seed, i, 0x1217), tokens_in_use, mean_row, values);
     take(p, values);
   }
+}
+
+}  // namespace
+
+void initialize_note_head(const ParameterLayout& layout, const InitConfig& config, uint64_t seed,
+                          const std::function<void(const Parameter&, Tensor)>& take) {
+  const auto first = std::ranges::find(layout.all(), "note_head.weight", &Parameter::name) - layout.all().begin();
+  initialize_from(static_cast<size_t>(first), layout, config, seed, 0, 0, take);
+}
+
+void initialize(const ParameterLayout& layout, const InitConfig& config, uint64_t seed, int64_t tokens_in_use,
+                int64_t mean_row, const std::function<void(const Parameter&, Tensor)>& take) {
+  NOTELLM_CHECK(0 < mean_row && mean_row < tokens_in_use && tokens_in_use <= layout.vocabulary(), "row {} of {} tokens",
+                mean_row, tokens_in_use);
+  initialize_from(0, layout, config, seed, tokens_in_use, mean_row, take);
 }
 
 }  // namespace notellm

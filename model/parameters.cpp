@@ -8,6 +8,9 @@ constexpr int64_t vocabulary_multiple = 64;
 constexpr int64_t alignment_elements = 16;  // 64 bytes of f32
 
 std::string layer_name(int layer, const char* rest) { return fmt::format("model.layers.{}.{}.weight", layer, rest); }
+std::string bias_name(int layer, const char* which) {
+  return fmt::format("model.layers.{}.self_attn.{}_proj.bias", layer, which);
+}
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -65,6 +68,11 @@ ParameterLayout::ParameterLayout(const ModelConfig& c, int64_t vocabulary, Tenso
     add(layer_name(l, "self_attn.q_proj"), matrix, c.q_dim(), c.dim, Split::rows);
     add(layer_name(l, "self_attn.k_proj"), matrix, kv_rows, c.dim, Split::rows);
     add(layer_name(l, "self_attn.v_proj"), matrix, kv_rows, c.dim, Split::rows);
+    if (c.qkv_bias) {
+      add(bias_name(l, "q"), bias, c.q_dim(), 0, Split::rows);
+      add(bias_name(l, "k"), bias, kv_rows, 0, Split::rows);
+      add(bias_name(l, "v"), bias, kv_rows, 0, Split::rows);
+    }
     add(layer_name(l, "self_attn.o_proj"), matrix, c.dim, c.q_dim(), Split::columns);
     add(layer_name(l, "post_attention_layernorm"), norm, c.dim, 0);
     add(layer_name(l, "mlp.gate_proj"), matrix, c.ffn, c.dim, Split::rows);
@@ -82,7 +90,7 @@ ParameterLayout::ParameterLayout(const ModelConfig& c, int64_t vocabulary, Tenso
 void ParameterLayout::add(std::string name, ParameterKind kind, int64_t rows, int64_t cols, Split split) {
   Parameter p{std::move(name), kind, rows, cols, 0, rows, cols, 0, 0, 1};
   // The halves of a block (k after q, v after k, up after gate) must touch: their sizes are aligned only as blocks.
-  const bool continues = p.name.ends_with("v_proj.weight") || p.name.ends_with("up_proj.weight");
+  const bool continues = p.name.find(".v_proj.") != p.name.npos || p.name.find(".up_proj.") != p.name.npos;
   if (!continues) size_ = round_up(size_, alignment_elements);
   p.offset = size_;
   if (split == Split::none) p.copies = part_.count;
@@ -92,7 +100,7 @@ void ParameterLayout::add(std::string name, ParameterKind kind, int64_t rows, in
   }
   if (split == Split::rows) {
     // Fewer kv heads than ranks: neighbours hold the same one.
-    const bool kv = p.name.ends_with("k_proj.weight") || p.name.ends_with("v_proj.weight");
+    const bool kv = p.name.find(".k_proj.") != p.name.npos || p.name.find(".v_proj.") != p.name.npos;
     const int64_t parts = kv ? rows / (int64_t{part_config_.kv_heads} * part_config_.head_dim) : part_.count;
     p.copies = static_cast<int>(part_.count / parts);
     p.rows = rows / parts;
@@ -144,10 +152,17 @@ Weights::Weights(const ParameterLayout& layout, std::span<const Tensor> of_bucke
   };
   embedding = part("model.embed_tokens.weight");
   for (int l = 0; l < c.layers; ++l) {
+    Tensor q_bias, kv_bias;
+    if (c.qkv_bias) {
+      q_bias = part(bias_name(l, "q"));
+      kv_bias = block(layout.at(bias_name(l, "k")), c.kv_dim(), 0);
+    }
     layers.push_back({
         .input_norm = part(layer_name(l, "input_layernorm")),
         .q = part(layer_name(l, "self_attn.q_proj")),
         .kv = block(layout.at(layer_name(l, "self_attn.k_proj")), c.kv_dim(), c.dim),
+        .q_bias = q_bias,
+        .kv_bias = kv_bias,
         .o = part(layer_name(l, "self_attn.o_proj")),
         .post_norm = part(layer_name(l, "post_attention_layernorm")),
         .gate_up = block(layout.at(layer_name(l, "mlp.gate_proj")), 2 * c.ffn, c.dim),

@@ -1,11 +1,11 @@
 // The model's parameters: one flat array, in which every matrix has its place, and views of it.
 //
-// Order: embedding; for each layer input norm, q, k, v, o, post-attention norm, gate, up, down; final norm; head
-// (untied); note projection; tau. q, k, v stand together, and gate, up, so that one product serves them; a Hugging Face
-// tensor is a run of rows of such a block.
+// Order: embedding; for each layer input norm, q, k, v, their biases (qkv_bias), o, post-attention norm, gate, up,
+// down; final norm; head (untied); note projection; tau. q, k, v stand together, and gate, up, so that one product
+// serves them; a Hugging Face tensor is a run of rows of such a block.
 //
 // With tensor parallelism the array holds one rank's part of the model (Megatron-LM, arXiv 1909.08053):
-//     by rows (outputs):    q, k, v by heads; gate, up; embedding and head by tokens
+//     by rows (outputs):    q, k, v and their biases by heads; gate, up; embedding and head by tokens
 //     by columns (inputs):  o by heads; down
 //     whole, on each rank:  norms, note projection, tau; and k, v of one kv head where there are fewer heads than ranks
 #pragma once
@@ -21,7 +21,7 @@
 
 namespace notellm {
 
-enum class ParameterKind : uint8_t { embedding, matrix, norm, temperature };
+enum class ParameterKind : uint8_t { embedding, matrix, bias, norm, temperature };
 
 struct Parameter {
   std::string name;  // of Hugging Face, or note_head.weight, note_head.tau
@@ -84,13 +84,14 @@ class ParameterLayout {
 };
 
 struct LayerWeights {
-  Tensor input_norm;  // [dim]
-  Tensor q;           // [heads·head_dim, dim]; all sizes are those of the rank's part
-  Tensor kv;          // [2·kv_heads·head_dim, dim]  k rows, then v rows
-  Tensor o;           // [dim, heads·head_dim]
-  Tensor post_norm;   // [dim]
-  Tensor gate_up;     // [2·ffn, dim]  gate rows, then up rows
-  Tensor down;        // [dim, ffn]
+  Tensor input_norm;       // [dim]
+  Tensor q;                // [heads·head_dim, dim]; all sizes are those of the rank's part
+  Tensor kv;               // [2·kv_heads·head_dim, dim]  k rows, then v rows
+  Tensor q_bias, kv_bias;  // [heads·head_dim], [2·kv_heads·head_dim]; empty without qkv_bias
+  Tensor o;                // [dim, heads·head_dim]
+  Tensor post_norm;        // [dim]
+  Tensor gate_up;          // [2·ffn, dim]  gate rows, then up rows
+  Tensor down;             // [dim, ffn]
 };
 
 // Views into a flat array of weights, of gradients or of moments.
@@ -115,5 +116,9 @@ int64_t padded_vocabulary(int64_t tokens);
 // on are zero; row `mean_row` (the [EMB] token) is the mean of the rows before it, as new special tokens start.
 void initialize(const ParameterLayout& layout, const InitConfig& config, uint64_t seed, int64_t tokens_in_use,
                 int64_t mean_row, const std::function<void(const Parameter&, Tensor)>& take);
+
+// … of the note head alone.
+void initialize_note_head(const ParameterLayout& layout, const InitConfig& config, uint64_t seed,
+                          const std::function<void(const Parameter&, Tensor)>& take);
 
 }  // namespace notellm

@@ -25,9 +25,19 @@ Transformer::Transformer(const ModelConfig& config, DType compute, Device device
     kv_copies_.emplace(tensor_.split("kv head group", tensor_.rank() / copies));
   Buffer table(static_cast<int64_t>(config.context) * config.head_dim * 4);
   rope_ = table.tensor(DType::f32, {config.context, 2, config.head_dim / 2});
-  rope_table(static_cast<float>(config.rope_theta), config.head_dim, rope_);
+  rope_table(rope_frequencies(config), rope_);
   rope_memory_ = on_device(device, std::move(table));
   rope_.data = rope_memory_.data();
+  if (config.qkv_bias) {
+    const int64_t rows = tile_rows_of(device);
+    Buffer ones(rows * size_of(compute));
+    if (compute == DType::f32)
+      std::fill_n(static_cast<float*>(ones.data()), rows, 1.0f);
+    else
+      std::fill_n(static_cast<bf16*>(ones.data()), rows, bf16(1));
+    ones_memory_ = on_device(device, std::move(ones));
+    ones_ = ones_memory_.tensor(compute, {rows, 1});
+  }
   if constexpr (cuda_built)
     if (options.cudnn) cudnn_.emplace(compute, CudnnHeads{config_.heads, config_.kv_heads, config_.head_dim});
 }
@@ -128,12 +138,19 @@ void Transformer::keys_and_queries(const Pass& pass, int layer, Tensor y, Rows t
   const LayerWeights& w = pass.weights.layers[layer];
   const auto of_tile = [&](const Tensor& t) { return t.slice(tile.begin, tile.end); };
   const Tensor kv = matrix(of_tile(layers_[layer].kv)), positions = of_tile(pass.input.positions_);
-  gemm(pass.stream, y, as_is, w.kv, transposed, kv);
+  project(pass, y, w.kv, w.kv_bias, kv);
   rope(pass.stream, kv, positions, rope_, config_.kv_heads, config_.head_dim, +1);
   if (is_last(layer)) return;
   const Tensor q = matrix(of_tile(layers_[layer].q));
-  gemm(pass.stream, y, as_is, w.q, transposed, q);
+  project(pass, y, w.q, w.q_bias, q);
   rope(pass.stream, q, positions, rope_, config_.heads, config_.head_dim, +1);
+}
+
+// to = y·weightᵀ + bias, rounded once: the product is added to the bias, of which each row first gets a copy, exact in
+// whatever type.
+void Transformer::project(const Pass& pass, Tensor y, Tensor weight, Tensor bias, Tensor to) const {
+  if (!bias.empty()) gemm(pass.stream, ones_.slice(0, y.rows()), as_is, bias.reshape({1, bias.rows()}), as_is, to);
+  gemm(pass.stream, y, as_is, weight, transposed, to, !bias.empty());
 }
 
 // The queries of the last layer, at the rows that go on.
@@ -149,7 +166,7 @@ void Transformer::begin_last_queries(const Pass& pass) {
       rms_norm(pass.stream, residual, {}, w.input_norm, config_.norm_eps, {}, own_y, own(l.query_rms, tile));
     });
     const Tensor q = matrix(l.q.slice(begin, end));
-    gemm(pass.stream, y, as_is, w.q, transposed, q);
+    project(pass, y, w.q, w.q_bias, q);
     rope(pass.stream, q, pass.input.row_positions_.slice(begin, end), rope_, config_.heads, config_.head_dim, +1);
   });
 }

@@ -1,7 +1,8 @@
 // The transformer over a packed batch: forward to the hidden states that something reads, and backward.
 //
 // One layer, with x the residual stream [n, dim]:
-//     q, kv = rope(norm(x)·Wqᵀ, norm(x)·Wkvᵀ);  x' = x + attention(q, kv)·Woᵀ;  x'' = x' + swiglu(norm(x')·Wguᵀ)·Wdᵀ
+//     q, kv = rope(norm(x)·Wqᵀ + bq, norm(x)·Wkvᵀ + bkv);  x' = x + attention(q, kv)·Woᵀ;  x'' = x' +
+//     swiglu(norm(x')·Wguᵀ)·Wdᵀ
 // Rows are worked through in tiles that stay in the cache: all of a layer's products and memory-bound ops on one tile
 // before the next tile. What the backward pass needs is kept in the arena; what it can compute again cheaply (normed
 // rows, swiglu) is not kept, and with `recompute` only each layer's input is.
@@ -101,6 +102,7 @@ class Transformer {
   void embed_tile(const Pass& pass, Rows tile);
   void begin_tile(const Pass& pass, int layer, Tensor x, Tensor delta, Rows tile);
   void keys_and_queries(const Pass& pass, int layer, Tensor y, Rows tile);
+  void project(const Pass& pass, Tensor y, Tensor weight, Tensor bias, Tensor to) const;
   void begin_last_queries(const Pass& pass);
   void attend(const Pass& pass, int layer);
   void middle_tile(const Pass& pass, int layer, Rows tile, Tensor sums);
@@ -113,6 +115,7 @@ class Transformer {
   void backward_finish_tile(const Pass& pass, int layer, Tensor dx, Tensor d_o, Rows tile);
   Tensor backward_attention(const Pass& pass, int layer, Tensor d_o, Tensor dq);
   void backward_begin_tile(const Pass& pass, int layer, Tensor dq, Tensor dkv, Tensor dx, Rows tile);
+  void backward_project(const Pass& pass, Tensor d, Tensor y, Tensor d_weight, Tensor d_bias) const;
   void backward_last_queries(const Pass& pass, Tensor dq, Tensor dx);
   void backward_last_rows(const Pass& pass, Tensor d_last, Tensor d_all);
   void backward_embedding(const Pass& pass, Tensor dx);
@@ -143,6 +146,8 @@ class Transformer {
   std::optional<CudnnAttention> cudnn_;
   Buffer rope_memory_;
   Tensor rope_;  // [context, 2, head_dim/2]
+  Buffer ones_memory_;
+  Tensor ones_;  // [rows of a tile, 1]: with qkv_bias, whose sums over rows are products with it
   std::vector<Layer> layers_;
   Tensor final_x_, final_rms_;  // [r', dim], [r']: what goes into the final norm
 };

@@ -46,7 +46,9 @@ void Transformer::sum_copies(Stream& stream, const LayerWeights& gradients) {
   if (tensor_.size() == 1) return;
   tensor_.all_reduce_sum(stream, "norm gradients", gradients.input_norm);
   tensor_.all_reduce_sum(stream, "norm gradients", gradients.post_norm);
-  if (kv_copies_) kv_copies_->all_reduce_sum(stream, "kv gradients", gradients.kv);
+  if (!kv_copies_) return;
+  kv_copies_->all_reduce_sum(stream, "kv gradients", gradients.kv);
+  if (config_.qkv_bias) kv_copies_->all_reduce_sum(stream, "kv gradients", gradients.kv_bias);
 }
 
 void Transformer::sum_copies(Stream& stream, const Weights& gradients) {
@@ -127,17 +129,24 @@ void Transformer::backward_begin_tile(const Pass& pass, int layer, Tensor dq, Te
   const Tensor y = gathered(pass, "normed rows", tile,
                             [&](Tensor own_y) { rms_norm_apply(pass.stream, x, w.input_norm, inv_rms, own_y); });
   rope(pass.stream, dkv_tile, positions, rope_, config_.kv_heads, config_.head_dim, -1);
-  gemm(pass.stream, dkv_tile, transposed, y, as_is, g.kv, true);
+  backward_project(pass, dkv_tile, y, g.kv, g.kv_bias);
   gemm(pass.stream, dkv_tile, as_is, w.kv, as_is, dy);
   if (!is_last(layer)) {
     const Tensor dq_tile = matrix(of_tile(dq));
     rope(pass.stream, dq_tile, positions, rope_, config_.heads, config_.head_dim, -1);
-    gemm(pass.stream, dq_tile, transposed, y, as_is, g.q, true);
+    backward_project(pass, dq_tile, y, g.q, g.q_bias);
     gemm(pass.stream, dq_tile, as_is, w.q, as_is, dy, true);
   }
   share_.reduce(pass.stream, tensor_, "normed gradients", dy);
   rms_norm_backward(pass.stream, share_.own_part(dy), x, w.input_norm, inv_rms, own(dx, tile), g.input_norm,
                     norm_workspace(pass, x.rows()));
+}
+
+// Adds what d, the gradient of project's result, gives weight and bias.
+void Transformer::backward_project(const Pass& pass, Tensor d, Tensor y, Tensor d_weight, Tensor d_bias) const {
+  gemm(pass.stream, d, transposed, y, as_is, d_weight, true);
+  if (d_bias.empty()) return;
+  gemm(pass.stream, d, transposed, ones_.slice(0, d.rows()), as_is, d_bias.reshape({d_bias.rows(), 1}), true);
 }
 
 // begin_last_queries backwards: adds to dx, the rank's own of the hidden rows, the gradient that comes through the
@@ -153,7 +162,7 @@ void Transformer::backward_last_queries(const Pass& pass, Tensor dq, Tensor dx) 
       rms_norm_apply(pass.stream, residual, w.input_norm, query_rms, own_y);
     });
     rope(pass.stream, dq_tile, pass.input.row_positions_.slice(begin, end), rope_, config_.heads, config_.head_dim, -1);
-    gemm(pass.stream, dq_tile, transposed, y, as_is, g.q, true);
+    backward_project(pass, dq_tile, y, g.q, g.q_bias);
     gemm(pass.stream, dq_tile, as_is, w.q, as_is, dy);
     share_.reduce(pass.stream, tensor_, "normed gradients", dy);
     rms_norm_backward(pass.stream, share_.own_part(dy), residual, w.input_norm, query_rms, own(dx, tile), g.input_norm,

@@ -148,6 +148,7 @@ void add_sums_of_copies(const ParameterLayout& layout, Traffic& tensor, Traffic&
   for (int layer = 0; layer < c.layers; ++layer) {
     for (int norm = 0; norm < 2; ++norm) tensor.all_reduce("norm gradients", c.dim, floats);
     kv_copies.all_reduce("kv gradients", int64_t{c.kv_dim()} * c.dim, floats);
+    if (c.qkv_bias) kv_copies.all_reduce("kv gradients", c.kv_dim(), floats);
   }
   tensor.all_reduce("norm gradients", c.dim, floats);
   tensor.all_reduce("note head gradients", layout.size() - layout.at("note_head.weight").offset, floats);

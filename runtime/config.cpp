@@ -73,7 +73,7 @@ std::string_view last_part(std::string_view path) { return path.substr(path.rfin
 class Reader {
  public:
   explicit Reader(Fields& fields) {
-    for (const Fields::Field& field : fields.all()) {
+    for (Fields::Field& field : fields.all()) {
       fields_[field.path] = &field;
       for (size_t dot = field.path.find('.'); dot != std::string::npos; dot = field.path.find('.', dot + 1))
         sections_.insert(field.path.substr(0, dot));
@@ -146,6 +146,7 @@ class Reader {
     if (const auto field = fields_.find(path); field != fields_.end()) {
       try {
         field->second->parse(node);
+        field->second->given = true;
       } catch (const std::string& must_be) {
         fail(ErrorKind::usage, "{}: {} is {}, but must be: {}", at(node.IsNull() ? key : node), path, shown(node),
              must_be);
@@ -177,7 +178,7 @@ class Reader {
     return best;
   }
 
-  std::map<std::string, const Fields::Field*> fields_;
+  std::map<std::string, Fields::Field*> fields_;
   std::set<std::string> sections_;
   std::string source_;
   bool in_file_ = true;
@@ -191,7 +192,7 @@ void Fields::push(std::string_view key, std::string_view help, std::string type,
                   std::function<void(const YAML::Node&)> parse, std::function<std::string()> print) {
   std::string path = prefix_ + std::string(key);
   for (const Field& field : fields_) NOTELLM_CHECK(field.path != path, "the key {} is described twice", path);
-  fields_.push_back({std::move(path), std::string(help), std::move(type), std::move(parse), std::move(print)});
+  fields_.push_back({std::move(path), std::string(help), std::move(type), std::move(parse), std::move(print), false});
 }
 
 void Fields::add(std::string_view key, std::string_view help, int& value, Bounds bounds) {

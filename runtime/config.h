@@ -40,6 +40,7 @@ class Fields {
     std::string type;  // "integer", "number", "text", "true or false", "fp32 | bf16", "list of texts"
     std::function<void(const YAML::Node&)> parse;  // throws std::string: what the value must be
     std::function<std::string()> print;            // as YAML
+    bool given = false;                            // read_config found the key
   };
 
   void add(std::string_view key, std::string_view help, int& value, Bounds bounds = {});
@@ -62,6 +63,7 @@ class Fields {
   }
 
   const std::vector<Field>& all() const { return fields_; }
+  std::vector<Field>& all() { return fields_; }
 
  private:
   void push(std::string_view key, std::string_view help, std::string type, std::function<void(const YAML::Node&)> parse,

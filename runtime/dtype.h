@@ -1,4 +1,5 @@
-// Element types and the conversion between f32 and bf16 (round to nearest even; NaN stays NaN).
+// Element types and the conversion between f32 and bf16 (round to nearest even; NaN stays NaN). f16 is a type of files
+// alone: nothing computes in it.
 #pragma once
 
 #include <bit>
@@ -7,11 +8,12 @@
 
 namespace notellm {
 
-enum class DType : uint8_t { f32, bf16, i32, i64, f64 };
+enum class DType : uint8_t { f32, bf16, i32, i64, f64, f16 };
 
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::bf16:
+    case DType::f16:
       return 2;
     case DType::f32:
     case DType::i32:
@@ -35,6 +37,8 @@ constexpr const char* name_of(DType dtype) {
       return "i64";
     case DType::f64:
       return "f64";
+    case DType::f16:
+      return "f16";
   }
   return "?";
 }
@@ -51,6 +55,11 @@ struct bf16 {
     bits = static_cast<uint16_t>(nan ? (u >> 16) | 0x40u : rounded);
   }
   explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+};
+
+// IEEE 754 half precision; runtime/half.h converts.
+struct f16 {
+  uint16_t bits;
 };
 
 template <class T>
@@ -70,6 +79,10 @@ struct DTypeOf<int32_t> {
 template <>
 struct DTypeOf<int64_t> {
   static constexpr DType value = DType::i64;
+};
+template <>
+struct DTypeOf<f16> {
+  static constexpr DType value = DType::f16;
 };
 template <>
 struct DTypeOf<double> {

@@ -171,6 +171,19 @@ void FileInPlace::sync() {
   if (fsync(descriptor_) != 0 || close(std::exchange(descriptor_, -1)) != 0) fail_to_write(path_);
 }
 
+fs::path file_inside(const fs::path& folder, const std::string& name) {
+  const fs::path path = folder / name;
+  if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos || name.find('\0') != name.npos)
+    fail(ErrorKind::checkpoint, "{}: a file named '{}' would lie outside of the folder", folder.string(), name.c_str());
+  if (fs::is_symlink(path) && !fs::exists(path)) fail(ErrorKind::checkpoint, "{} is a link to nothing", path.string());
+  const fs::path real = fs::weakly_canonical(path);
+  if (real.parent_path() != fs::canonical(folder))
+    fail(ErrorKind::checkpoint,
+         "{} is a link out of the folder, to {}: copy the folder with what its links name (cp -rL)", path.string(),
+         real.string());
+  return path;
+}
+
 void require_writable(const fs::path& path) {
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
   std::error_code unknown;

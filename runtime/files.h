@@ -43,6 +43,11 @@ class FileInPlace {
   int descriptor_;
 };
 
+// The file `name` of `folder`, for a name that stands in a file that others may have made. Throws Error(checkpoint): a
+// name that is no plain one ("../x", "/x", "a/b"), or of a link
+// that leads out of the folder or nowhere.
+std::filesystem::path file_inside(const std::filesystem::path& folder, const std::string& name);
+
 // Throws Error(io) where write_file(path, …) could not begin: a folder that is missing or not to be written, or `path`
 // is a folder. To be asked before long work whose result goes there.
 void require_writable(const std::filesystem::path& path);

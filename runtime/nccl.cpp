@@ -28,6 +28,8 @@ ncclDataType_t type_of(DType dtype) {
       return ncclInt32;
     case DType::i64:
       return ncclInt64;
+    case DType::f16:
+      break;
   }
   NOTELLM_CHECK(false, "no NCCL type");
 }

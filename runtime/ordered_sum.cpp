@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/error.h"
+
 namespace notellm {
 namespace {
 
@@ -36,7 +38,10 @@ void sum_in_order(DType dtype, std::span<const char* const> parts, int64_t n, ch
       return sum_in_order<uint64_t>(parts, n, out);
     case DType::bf16:
       return sum_in_order<float, bf16>(parts, n, out);
+    case DType::f16:
+      break;
   }
+  NOTELLM_CHECK(false, "no sum of {}", name_of(dtype));
 }
 
 }  // namespace notellm

@@ -32,7 +32,7 @@ struct TypeName {
 };
 constexpr std::array type_names = {TypeName{"F32", DType::f32}, TypeName{"BF16", DType::bf16},
                                    TypeName{"I32", DType::i32}, TypeName{"I64", DType::i64},
-                                   TypeName{"F64", DType::f64}};
+                                   TypeName{"F64", DType::f64}, TypeName{"F16", DType::f16}};
 
 const char* safetensors_name(DType dtype) { return std::ranges::find(type_names, dtype, &TypeName::dtype)->name; }
 
@@ -124,7 +124,7 @@ class HeaderParser {
     const auto type = get<std::string>(name, value["dtype"], "has a dtype that is no text");
     const std::optional<DType> dtype = dtype_named(type);
     if (!dtype)
-      fail(ErrorKind::checkpoint, "{}: tensor {} has dtype {}, which is not supported; convert it to F32 or BF16",
+      fail(ErrorKind::checkpoint, "{}: tensor {} has dtype {}, which is not supported; convert it to F32, BF16 or F16",
            file_, name, type);
     const std::vector<uint64_t> shape = unsigned_list(name, value["shape"], "shape");
     const std::vector<uint64_t> offsets = unsigned_list(name, value["data_offsets"], "data_offsets");
@@ -188,7 +188,7 @@ SafetensorsPlan plan_safetensors(std::span<const NamedTensor> tensors,
   return plan;
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path) {
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, Unaligned unaligned) : path_(path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat status;
   if (descriptor < 0 || fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -211,12 +211,13 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : path_(path
   char* const header = static_cast<char*>(data) + length_bytes;
   const std::vector<Entry> entries = parser.parse({header, header_bytes}, metadata_);
   parser.check_places(entries, file_bytes - length_bytes - header_bytes);
-  for (const Entry& entry : entries) add_tensor(entry.name, make_tensor(entry, header + header_bytes + entry.begin));
+  for (const Entry& entry : entries)
+    add_tensor(entry.name, make_tensor(entry, header + header_bytes + entry.begin), unaligned);
 }
 
-// Files of other writers may place a tensor where its type cannot be read: that one is copied.
-void SafetensorsFile::add_tensor(const std::string& name, Tensor t) {
-  if (reinterpret_cast<uintptr_t>(t.data) % static_cast<uintptr_t>(size_of(t.dtype)) != 0) {
+void SafetensorsFile::add_tensor(const std::string& name, Tensor t, Unaligned unaligned) {
+  if (unaligned == Unaligned::copied &&
+      reinterpret_cast<uintptr_t>(t.data) % static_cast<uintptr_t>(size_of(t.dtype)) != 0) {
     const Buffer& copy = copies_.emplace_back(t.bytes());
     std::memcpy(copy.data(), t.data, static_cast<size_t>(t.bytes()));
     t.data = copy.data();
@@ -232,6 +233,12 @@ Tensor SafetensorsFile::at(const std::string& name) const {
       std::ranges::min_element(tensors_, {}, [&](const NamedTensor& t) { return edit_distance(t.name, name); });
   fail(ErrorKind::checkpoint, "{}: has no tensor {}; the nearest name is {}; is this the checkpoint of another model?",
        path_.string(), name, nearest->name);
+}
+
+void SafetensorsFile::forget(const char* begin, size_t bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), address = reinterpret_cast<uintptr_t>(begin);
+  const uintptr_t first = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
 }
 
 void SafetensorsFile::Unmap::operator()(void* data) const { munmap(data, bytes); }

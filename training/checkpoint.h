@@ -6,7 +6,7 @@
 //   model.safetensors.index.json       of Hugging Face: which file holds which tensor
 //   config.json                        of Hugging Face (LlamaForCausalLM), for tools that read the model
 //   note_head.safetensors              note_head.weight, note_head.tau
-//   optimizer-00001-of-0000N.safetensors   first_moment.NAME, second_moment.NAME
+//   optimizer-00001-of-0000N.safetensors   first_moment.NAME, second_moment.NAME; not in what 'notellm import' wrote
 //   config.yaml                        the effective configuration
 //   tokenizer.model                    or tokenizer.json and tokenizer_config.json
 #pragma once
@@ -40,8 +40,10 @@ CheckpointInfo verify_checkpoint(const std::filesystem::path& checkpoint);
 // Throws Error(checkpoint): a tensor that is missing or has another shape.
 void load_weights(const std::filesystem::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat,
                   Device device = Device::cpu);
-// Fills master weights and moments of the rank's pieces, from a checkpoint of any topology. Throws as load_weights
-// does.
+// Fills the master weights of the rank's pieces, from a checkpoint of any topology. Throws as load_weights does.
+void load_master_weights(const CheckpointInfo& checkpoint, const ParameterLayout& layout, const ShardMap& shards,
+                         Optimizer& optimizer);
+// Fills master weights and moments of the rank's pieces, likewise. Throws as load_weights does.
 void load_state(const CheckpointInfo& checkpoint, const ParameterLayout& layout, const ShardMap& shards,
                 Optimizer& optimizer);
 

@@ -14,6 +14,8 @@
 
 namespace notellm {
 
+inline constexpr const char* config_file_name = "config.yaml";
+
 // Where a run's checkpoint of a step stands, and where it is while it is written.
 std::filesystem::path checkpoint_path(const std::filesystem::path& run, int64_t step);
 std::filesystem::path partial_path(const std::filesystem::path& checkpoint);

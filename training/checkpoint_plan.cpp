@@ -14,7 +14,7 @@ int64_t CheckpointPlan::Item::bytes() const {
   return parameter->all_rows * std::max<int64_t>(1, parameter->all_cols) * size_of(DType::f32);
 }
 
-CheckpointPlan::CheckpointPlan(const ParameterLayout& layout, int64_t file_bytes) {
+CheckpointPlan::CheckpointPlan(const ParameterLayout& layout, int64_t file_bytes, bool with_moments) {
   std::vector<Item> model, note_head, moments;
   for (const Parameter& p : layout.all())
     (p.name.starts_with("note_head.") ? note_head : model).push_back({p.name, &p});
@@ -22,7 +22,7 @@ CheckpointPlan::CheckpointPlan(const ParameterLayout& layout, int64_t file_bytes
     for (const Parameter& p : layout.all()) moments.push_back({prefix + p.name, &p});
   add_files(model_kind, model, file_bytes);
   add_file(note_head_name, note_head);
-  add_files("optimizer", moments, file_bytes);
+  if (with_moments) add_files("optimizer", moments, file_bytes);
 }
 
 void CheckpointPlan::add_files(const std::string& kind, const std::vector<Item>& items, int64_t file_bytes) {

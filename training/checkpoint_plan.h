@@ -20,7 +20,7 @@ class CheckpointPlan {
  public:
   // A file is ended before the tensor that would make its data larger than file_bytes. The same for any part and any
   // number of shards of a model.
-  CheckpointPlan(const ParameterLayout& layout, int64_t file_bytes);
+  CheckpointPlan(const ParameterLayout& layout, int64_t file_bytes, bool with_moments = true);
 
   struct File {
     std::string name, header;

@@ -16,6 +16,12 @@ namespace fs = std::filesystem;
 
 constexpr int64_t checksum_digits = 32;
 
+// Every SentencePiece model's prompts begin with one. Whether those of a tokenizer.json do, only an export says.
+std::optional<int32_t> bos_of(const PromptTokens& prompt, const TokenizerFiles& tokenizer) {
+  if (tokenizer.contains("tokenizer.json") || prompt.category_instruction.empty()) return {};
+  return prompt.category_instruction.front();
+}
+
 }  // namespace
 
 CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& notes, const TrainingState& state,
@@ -24,7 +30,8 @@ CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& not
       state_(state),
       plan_(state.layout, file_bytes),
       tokenizer_(read_tokenizer_files(config.data.shards)),
-      hugging_face_config_(hugging_face_config(config.model, state.layout.vocabulary(), notes.prompt)) {
+      hugging_face_config_(hugging_face_config(config.model, state.layout.vocabulary(),
+                                               bos_of(notes.prompt, tokenizer_), notes.prompt.eos, ExportType::f32)) {
   manifest_.vocabulary = state.layout.vocabulary();
   manifest_.tokens_in_use = notes.prompt.vocabulary;
   manifest_.tokenizer_digest = notes.tokenizer_digest;
@@ -156,8 +163,8 @@ void CheckpointWriter::create() {
     manifest_.files.push_back({name, static_cast<int64_t>(content.size()), checksum(content)});
   };
   small_file(index_name, plan_.index());
-  small_file("config.json", hugging_face_config_);
-  small_file("config.yaml", print_run_config(config_));
+  small_file(hugging_face_config_name, hugging_face_config_);
+  small_file(config_file_name, print_run_config(config_));
   for (const auto& [name, bytes] : tokenizer_) small_file(name, bytes);
 }
 

@@ -1,5 +1,9 @@
 #include "training/config.h"
 
+#include <algorithm>
+
+#include "training/checkpoint_folder.h"
+
 namespace notellm {
 
 void LossConfig::fields(Fields& f) {
@@ -88,19 +92,81 @@ void RunConfig::fields(Fields& f) {
   f.section("evaluate", evaluate);
 }
 
+namespace {
+
+void check(const RunConfig& config) {
+  if (config.attention != AttentionKernels::cudnn) return;
+  if (config.device != Device::cuda) fail(ErrorKind::usage, "attention: cudnn needs device: cuda");
+  if (config.precision != Precision::bf16)
+    fail(ErrorKind::usage, "attention: cudnn computes in bf16 only: set precision: bf16");
+  if (config.train.share_prefix)
+    fail(ErrorKind::usage, "attention: cudnn knows no shared prefixes: set train.share_prefix: false");
+}
+
+// Keys that a model which is there does not decide.
+bool is_free(const std::string& key, bool has_note_head) {
+  return !key.starts_with("model.") || key.starts_with("model.init.") || key == "model.from" ||
+         key == "model.export_type" || (key == "model.note_dim" && !has_note_head);
+}
+
+// `fields` are those of `config`.
+void take_model(RunConfig& config, const Fields& fields, const ModelConfig& model, const std::string& name,
+                bool has_note_head) {
+  RunConfig other;
+  other.model = model;
+  Fields decided;
+  other.fields(decided);
+  for (size_t i = 0; i < fields.all().size(); ++i) {
+    const Fields::Field &ours = fields.all()[i], &theirs = decided.all()[i];
+    const bool derived = ours.path == "model.head_dim" && config.model.head_dim == 0;
+    if (ours.given && !derived && !is_free(ours.path, has_note_head) && ours.print() != theirs.print())
+      fail(ErrorKind::usage, "{} is {}, but {} has {}: leave the key out, or set it to that", ours.path, ours.print(),
+           name, theirs.print());
+  }
+  const ModelConfig given = config.model;
+  const bool type_given = std::ranges::find(fields.all(), "model.export_type", &Fields::Field::path)->given;
+  config.model = model;
+  config.model.init = given.init;
+  config.model.from = given.from;
+  if (type_given) config.model.export_type = given.export_type;
+  if (!has_note_head) config.model.note_dim = given.note_dim;
+}
+
+}  // namespace
+
 RunConfig read_run_config(const std::string& path, const std::vector<std::string>& overrides) {
   RunConfig config;
   Fields fields;
   config.fields(fields);
   read_config(fields, path, overrides);
-  config.model.finish();
-  if (config.attention == AttentionKernels::cudnn) {
-    if (config.device != Device::cuda) fail(ErrorKind::usage, "attention: cudnn needs device: cuda");
-    if (config.precision != Precision::bf16)
-      fail(ErrorKind::usage, "attention: cudnn computes in bf16 only: set precision: bf16");
-    if (config.train.share_prefix)
-      fail(ErrorKind::usage, "attention: cudnn knows no shared prefixes: set train.share_prefix: false");
+  if (!config.model.from.empty()) {
+    const std::filesystem::path checkpoint = find_checkpoint(config.model.from);
+    take_model(config, fields, read_saved_config(checkpoint / config_file_name).model, checkpoint.string(), true);
   }
+  config.model.finish();
+  check(config);
+  return config;
+}
+
+RunConfig read_saved_config(const std::filesystem::path& path) {
+  RunConfig config;
+  Fields fields;
+  config.fields(fields);
+  read_config(fields, path.string(), {});
+  config.model.finish();
+  check(config);
+  return config;
+}
+
+RunConfig read_config_for_model(const std::string& path, const std::vector<std::string>& overrides,
+                                const ModelConfig& model, const std::string& model_name, bool has_note_head) {
+  RunConfig config;
+  Fields fields;
+  config.fields(fields);
+  read_config(fields, path, overrides);
+  take_model(config, fields, model, model_name, has_note_head);
+  config.model.finish();
+  check(config);
   return config;
 }
 

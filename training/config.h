@@ -1,6 +1,7 @@
 // The configuration of a run: one YAML file, of which every command reads what it needs.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "data_pipeline/prepare.h"
@@ -89,8 +90,15 @@ struct RunConfig {
   DType compute() const { return precision == Precision::bf16 ? DType::bf16 : DType::f32; }
 };
 
-// Reads file and overrides, and checks what depends on several keys. Throws Error(usage).
+// Reads file and overrides, and checks what depends on several keys. With model.from the sizes of the model are those
+// of that checkpoint. Throws Error(usage); with model.from, as find_checkpoint and read_config_for_model do.
 RunConfig read_run_config(const std::string& path, const std::vector<std::string>& overrides);
+// … as a checkpoint keeps it: model.from, which may be gone by now, is not looked at.
+RunConfig read_saved_config(const std::filesystem::path& path);
+// … for a model that is there already: what it has decides the keys of `model`, but init, export_type, from and, where
+// it has no note head, note_dim. Throws Error(usage) naming key and both values where one that was given disagrees.
+RunConfig read_config_for_model(const std::string& path, const std::vector<std::string>& overrides,
+                                const ModelConfig& model, const std::string& model_name, bool has_note_head);
 // The effective configuration as YAML text.
 std::string print_run_config(RunConfig config);
 

@@ -29,6 +29,11 @@ bool is_intact(Json json) {
 
 }  // namespace
 
+bool has_moments(const Manifest& manifest) {
+  return std::ranges::any_of(manifest.files,
+                             [](const FileRecord& file) { return file.name.starts_with("optimizer-"); });
+}
+
 void write_manifest(const fs::path& checkpoint, const Manifest& m) {
   Json files = Json::object();
   std::vector<FileRecord> records = m.files;

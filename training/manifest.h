@@ -30,6 +30,9 @@ struct Manifest {
   std::vector<FileRecord> files;  // all but itself, by name
 };
 
+// Whether the checkpoint has an optimizer's moments: one that 'notellm import' wrote has weights alone.
+bool has_moments(const Manifest& manifest);
+
 void write_manifest(const std::filesystem::path& checkpoint, const Manifest& manifest);
 // Throws Error(checkpoint), with the checkpoint before this one: missing, damaged, of a format that is not known.
 Manifest read_manifest(const std::filesystem::path& checkpoint);

@@ -59,7 +59,8 @@ std::string changed_keys(RunConfig before, RunConfig now, const Counts& counts) 
 
 // Keys that decide the shapes of the weights.
 bool is_shape(std::string_view key) {
-  for (const char* name : {"dim", "layers", "heads", "kv_heads", "head_dim", "ffn", "note_dim", "tied_head"})
+  for (const char* name :
+       {"dim", "layers", "heads", "kv_heads", "head_dim", "ffn", "note_dim", "tied_head", "qkv_bias"})
     if (key == fmt::format("model.{}", name)) return true;
   return false;
 }
@@ -68,7 +69,8 @@ bool is_shape(std::string_view key) {
 bool is_decisive(std::string_view key) {
   if (key == "train.steps" || key == "train.pairs_per_step") return true;
   return key != "threads" && key != "device" && !key.starts_with("train.") && !key.starts_with("evaluate.") &&
-         !key.starts_with("parallel.") && !key.starts_with("model.init.");
+         !key.starts_with("parallel.") && !key.starts_with("model.init.") && key != "model.from" &&
+         key != "model.export_type";
 }
 
 class Trainer {
@@ -84,11 +86,13 @@ class Trainer {
         writer_(config, shards.notes, state_) {}
 
   void start_anew() { state_.start_anew(config_, shards_.notes.prompt); }
+  void begin_with(const fs::path& checkpoint);
   void resume_from(const fs::path& checkpoint);
   TrainingEnd run();
 
  private:
   StepMetrics do_step();
+  void require_same_tokenizer(const CheckpointInfo& info) const;
   void count_skipped(const StepMetrics& metrics);
   void save();
   void end(Metrics* metrics);
@@ -110,13 +114,38 @@ class Trainer {
   std::optional<Embedder> embedder_;
 };
 
+namespace {
+const char* tokenizer_name(const fs::path& checkpoint) {
+  return *std::ranges::find_if(tokenizer_file_names, [&](const char* name) { return fs::exists(checkpoint / name); });
+}
+}  // namespace
+
+void Trainer::require_same_tokenizer(const CheckpointInfo& info) const {
+  if (info.manifest.tokenizer_digest == shards_.notes.tokenizer_digest &&
+      info.manifest.vocabulary == state_.layout.vocabulary())
+    return;
+  fail(ErrorKind::checkpoint,
+       "{0}: {1} has shards of another tokenizer: take those that it was trained on ({2}), or prepare new ones with "
+       "data.tokenizer.model: {0}/{3}",
+       info.path.string(), config_.data.shards, info.config.data.shards, tokenizer_name(info.path));
+}
+
+// The weights of another run, or imported ones; all else begins anew.
+void Trainer::begin_with(const fs::path& checkpoint) {
+  const CheckpointInfo info = verify_checkpoint(checkpoint, ranks_);
+  require_same_tokenizer(info);
+  load_master_weights(info, state_.layout, state_.shards, state_.optimizer);
+  state_.weights.refresh();
+  spdlog::info("begins with the weights of {}", checkpoint.string());
+}
+
 void Trainer::resume_from(const fs::path& checkpoint) {
   const CheckpointInfo info = verify_checkpoint(checkpoint, ranks_);
-  if (info.manifest.tokenizer_digest != shards_.notes.tokenizer_digest ||
-      info.manifest.vocabulary != state_.layout.vocabulary())
+  require_same_tokenizer(info);
+  if (!has_moments(info.manifest))
     fail(ErrorKind::checkpoint,
-         "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
-         checkpoint.string(), config_.data.shards, info.config.data.shards);
+         "{0} has weights alone, no optimizer state to go on with: begin a run with them, by model.from: {0}",
+         checkpoint.string());
   if (const std::string shapes = changed_keys(info.config, config_, is_shape); !shapes.empty())
     fail(ErrorKind::checkpoint,
          "{} is of another model: {}; set the keys to the checkpoint's values, or start anew with --set train.run=…",
@@ -264,11 +293,13 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
   Trainer trainer(config, mesh, shards);
   if (checkpoint)
     trainer.resume_from(*checkpoint);
+  else if (!config.model.from.empty())
+    trainer.begin_with(find_checkpoint(config.model.from));
   else
     trainer.start_anew();
   if (ranks.rank() == 0) {
     fs::create_directories(config.train.run);
-    write_file(fs::path(config.train.run) / "config.yaml", print_run_config(config));
+    write_file(fs::path(config.train.run) / config_file_name, print_run_config(config));
     spdlog::info("{} notes, {} training pairs; {} ranks; metrics in {}/metrics.jsonl",
                  format_count(shards.notes.size()), format_count(static_cast<int64_t>(shards.pairs.train.size())),
                  ranks.size(), config.train.run);

@@ -96,7 +96,7 @@ void rms_norm_gradient(benchmark::State& state) {
 void rope_rotation(benchmark::State& state) {
   const int64_t rows = state.range(1), cols = state.range(2);
   const Data x(dtype_of(state), rows, cols), positions(DType::i32, rows, 1, 150), table(DType::f32, 150, 64);
-  rope_table(10000.0f, 64, table.t);
+  rope_table(rope_frequencies(10000.0f, 64), table.t);
   measure(state, 2 * x.t.bytes(), [&] { rope(stream, x.t, positions.t, table.t, cols / 64, 64, 1); });
 }
 

@@ -14,7 +14,7 @@ Stream stream;
 TEST(Rope, ByHand) {
   // theta = 4: the frequencies of head_dim 4 are 1 and 4^(−1/2) = 1/2; element 0 pairs with 2, element 1 with 3.
   std::vector<float> table(3 * 4);
-  rope_table(4.0f, 4, view(table, {3, 2, 2}));
+  rope_table(rope_frequencies(4.0f, 4), view(table, {3, 2, 2}));
   EXPECT_EQ(table[0], 1.0f);
   EXPECT_EQ(table[2], 0.0f);
   EXPECT_FLOAT_EQ(table[8], std::cos(2.0f));
@@ -43,7 +43,7 @@ void check(int64_t rows, int64_t heads, int64_t head_dim, int64_t beyond, int di
   std::vector<T> x = cast<T>(normal(rows * cols, 1)), before = x;
   std::vector<int32_t> positions = test::integers(rows, known, 2);
   std::vector<float> table(known * head_dim);
-  rope_table(10000.0f, head_dim, view(table, {known, 2, half}));
+  rope_table(rope_frequencies(10000.0f, head_dim), view(table, {known, 2, half}));
   rope(stream, view(x, {rows, cols}), view(positions, {rows}), view(table, {known, 2, half}), heads, head_dim,
        direction);
   const std::vector<double> from = test::widen(before);
@@ -76,7 +76,7 @@ TYPED_TEST(RopeOf, SameBitsForAnyThreads) {
   const int64_t rows = 700, heads = 3, head_dim = 32, cols = heads * head_dim;
   std::vector<int32_t> positions = test::integers(rows, 100, 2);
   std::vector<float> table(100 * head_dim);
-  rope_table(500.0f, head_dim, view(table, {100, 2, head_dim / 2}));
+  rope_table(rope_frequencies(500.0f, head_dim), view(table, {100, 2, head_dim / 2}));
   test::expect_same_bits([&] {
     std::vector<TypeParam> x = cast<TypeParam>(normal(rows * cols, 1));
     rope(stream, view(x, {rows, cols}), view(positions, {rows}), view(table, {100, 2, head_dim / 2}), heads, head_dim,
@@ -91,7 +91,7 @@ TEST(Rope, BackwardIsTheTranspose) {
   std::vector<float> x = normal(rows * head_dim, 1), y = normal(rows * head_dim, 2), turned = x, back = y,
                      table(90 * head_dim);
   std::vector<int32_t> positions{0, 1, 17, 89};
-  rope_table(100.0f, head_dim, view(table, {90, 2, head_dim / 2}));
+  rope_table(rope_frequencies(100.0f, head_dim), view(table, {90, 2, head_dim / 2}));
   rope(stream, view(turned, {rows, head_dim}), view(positions, {rows}), view(table, {90, 2, 4}), 1, head_dim, 1);
   rope(stream, view(back, {rows, head_dim}), view(positions, {rows}), view(table, {90, 2, 4}), 1, head_dim, -1);
   double forward = 0, backward = 0, magnitude = 0;
@@ -109,13 +109,13 @@ TEST(Rope, Errors) {
   std::vector<int32_t> positions{0, 3}, fine{0, 2}, negative{-1, 0};
   const Tensor rows = view(x, {2, 4}), angles = view(table, {3, 2, 2}), at = view(fine, {2});
   EXPECT_ERROR(internal, "head_dim is 3", rope(stream, rows, at, angles, 1, 3, 1));
-  EXPECT_ERROR(internal, "head_dim is 3", rope_table(10.0f, 3, angles));
+  EXPECT_ERROR(internal, "head_dim is 3", rope_table(rope_frequencies(10.0f, 3), angles));
   EXPECT_ERROR(internal, "2 heads of 4 in 4 columns", rope(stream, rows, at, angles, 2, 4, 1));
   EXPECT_ERROR(internal, "position 3 of row 1", rope(stream, rows, view(positions, {2}), angles, 1, 4, 1));
   EXPECT_ERROR(internal, "position -1 of row 0", rope(stream, rows, view(negative, {2}), angles, 1, 4, 1));
   EXPECT_ERROR(internal, "positions", rope(stream, rows, at.slice(0, 1), angles, 1, 4, 1));
   EXPECT_ERROR(internal, "table", rope(stream, rows, at, angles, 1, 2, 1));
-  EXPECT_ERROR(internal, "table", rope_table(10.0f, 6, angles));
+  EXPECT_ERROR(internal, "table", rope_table(rope_frequencies(10.0f, 6), angles));
   EXPECT_ERROR(internal, "direction", rope(stream, rows, at, angles, 1, 4, 0));
   EXPECT_ERROR(internal, "f32 or bf16",
                rope(stream, view(positions, {1, 2}), at.slice(0, 1), view(table, {6, 2, 1}), 1, 2, 1));

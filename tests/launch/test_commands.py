@@ -18,8 +18,8 @@ import tempfile
 import unittest
 
 NOTELLM, MPIEXEC = sys.argv[1:3]
-COMMANDS = ["prepare", "train", "evaluate", "embed", "neighbors", "bench step", "bench gemm", "bench kernels", "plan",
-            "inspect", "doctor"]
+COMMANDS = ["prepare", "import", "train", "evaluate", "embed", "neighbors", "export", "bench step", "bench gemm", "bench kernels",
+            "plan", "inspect", "doctor"]
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = {

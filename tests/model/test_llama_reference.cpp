@@ -12,6 +12,7 @@
 #include "tests/support/shared.h"
 #include "tests/support/tiny_model.h"
 #include "training/checkpoint.h"
+#include "training/hugging_face.h"
 
 namespace notellm {
 namespace {
@@ -28,28 +29,11 @@ constexpr double loss_tolerance = 1e-5;
 struct Llama {
   nlohmann::json reference = nlohmann::json::parse(read_file(test::shared_path(model_folder) / "reference.json"));
   std::vector<int32_t> tokens = reference.at("tokens");
-  ModelConfig config = read_config();
+  ModelConfig config = read_hugging_face_config(test::shared_path(model_folder)).config;
   ParameterLayout layout{config, 512};
   test::FlatWeights parameters{layout};
 
   Llama() { load_weights(test::shared_path(model_folder), layout, false, parameters.flat); }
-
-  static ModelConfig read_config() {
-    const auto json = nlohmann::json::parse(read_file(test::shared_path(model_folder) / "config.json"));
-    ModelConfig c;
-    c.dim = json.at("hidden_size");
-    c.layers = json.at("num_hidden_layers");
-    c.heads = json.at("num_attention_heads");
-    c.kv_heads = json.at("num_key_value_heads");
-    c.head_dim = json.at("head_dim");
-    c.ffn = json.at("intermediate_size");
-    c.context = json.at("max_position_embeddings");
-    c.norm_eps = json.at("rms_norm_eps");
-    c.rope_theta = json.at("rope_parameters").at("rope_theta");
-    c.tied_head = json.at("tie_word_embeddings");
-    c.finish();
-    return c;
-  }
 
   // The tokens in segments that end at `ends`, each the prefix of the next. The last row is a note row; every row
   // before it predicts the token that follows.

@@ -45,6 +45,25 @@ TEST(Files, WhetherAFileCanBeWrittenIsKnownBefore) {
   EXPECT_ERROR(io, "folder", require_writable(folder.path()));
 }
 
+TEST(Files, NamesOfOthersStayInTheFolder) {
+  const test::TempDir folder;
+  const fs::path inner = folder / "inner";
+  fs::create_directory(inner);
+  write_file(folder / "outside", "x");
+  EXPECT_EQ(file_inside(inner, "not there"), inner / "not there");
+  write_file(inner / "there", "x");
+  fs::create_symlink("there", inner / "link");
+  EXPECT_EQ(file_inside(inner, "link"), inner / "link");
+  for (const std::string name : {"", ".", "..", "../outside", "/etc/passwd", "a/b", "there/"})
+    EXPECT_ERROR(checkpoint, "a file named '" + name + "' would lie outside", file_inside(inner, name));
+  EXPECT_ERROR(checkpoint, "a file named 'there' would lie outside", file_inside(inner, std::string("there\0x", 7)));
+  fs::create_symlink("../outside", inner / "out");
+  EXPECT_ERROR(checkpoint, "is a link out of the folder, to " + (folder / "outside").string(),
+               file_inside(inner, "out"));
+  fs::create_symlink("../nowhere", inner / "dangling");
+  EXPECT_ERROR(checkpoint, "is a link to nothing", file_inside(inner, "dangling"));
+}
+
 TEST(Files, PiecesAreJoined) {
   const test::TempDir folder;
   const std::vector<std::string_view> pieces = {"one ", "", "two"};

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/files.h"
+#include "runtime/half.h"
 #include "runtime/safetensors.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/shared.h"
@@ -27,12 +28,14 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
   std::vector<int64_t> c = {7};
   std::vector<int32_t> d = {8, 9};
   std::vector<double> e = {0.1};
+  std::vector<f16> f = {to_f16(-0.5f), to_f16(70000)};
   write_safetensors(folder / "x",
                     {{"a", Tensor::of(a.data(), {2, 3})},
                      {"b", Tensor::of(b.data(), {3})},
                      {"c", Tensor::of(c.data(), {1, 1, 1})},
                      {"d", Tensor::of(d.data(), {2})},
                      {"e", Tensor::of(e.data(), {1})},
+                     {"f", Tensor::of(f.data(), {2})},
                      {"none", Tensor::of(a.data(), {0, 3})}},
                     {{"format", "pt"}, {"note", "词\n"}});
   const SafetensorsFile file(folder / "x");
@@ -45,9 +48,40 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
   EXPECT_EQ(file.at("c").as<int64_t>()[0], 7);
   EXPECT_EQ(file.at("d").as<int32_t>()[1], 9);
   EXPECT_EQ(file.at("e").as<double>()[0], 0.1);
+  EXPECT_EQ(to_float(file.at("f").as<f16>()[0]), -0.5f);
+  EXPECT_EQ(to_float(file.at("f").as<f16>()[1]), INFINITY);
   EXPECT_EQ(describe(file.at("none")), "f32 [0, 3]");
   for (const NamedTensor& named : file.tensors())
     EXPECT_EQ(reinterpret_cast<uintptr_t>(named.tensor.data) % size_of(named.tensor.dtype), 0u) << named.name;
+}
+
+// All 65,536 of them: exact both ways, by the definition of the format.
+TEST(Safetensors, HalfPrecision) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const f16 half{static_cast<uint16_t>(bits)};
+    const uint32_t exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 31 && fraction) {
+      EXPECT_TRUE(std::isnan(to_float(half)));
+      continue;
+    }
+    const double size = exponent == 31  ? INFINITY
+                        : exponent == 0 ? std::ldexp(fraction, -24)
+                                        : std::ldexp(1024 + fraction, static_cast<int>(exponent) - 25);
+    ASSERT_EQ(to_float(half), (bits >> 15 ? -1 : 1) * size) << bits;
+    ASSERT_EQ(to_f16(to_float(half)).bits, bits);
+  }
+  // Halfway between any two neighbours the even one is taken, and beside it the nearer.
+  for (uint32_t bits = 0; bits < 0x7bff; ++bits) {
+    const f16 low{static_cast<uint16_t>(bits)}, high{static_cast<uint16_t>(bits + 1)};
+    const float middle = (to_float(low) + to_float(high)) / 2;
+    ASSERT_EQ(to_f16(middle).bits, bits % 2 ? bits + 1 : bits);
+    ASSERT_EQ(to_f16(std::nextafter(middle, 0.0f)).bits, bits);
+    ASSERT_EQ(to_f16(-std::nextafter(middle, 1e9f)).bits, (bits + 1) | 0x8000);
+  }
+  EXPECT_EQ(to_f16(std::nextafter(65520.0f, 0.0f)).bits, 0x7bff);
+  EXPECT_EQ(to_f16(65520).bits, 0x7c00);
+  EXPECT_EQ(to_f16(1 + 0x1p-11f).bits, 0x3c00);  // halfway: to even
+  EXPECT_EQ(to_f16(1 + 0x3p-11f).bits, 0x3c02);
 }
 
 TEST(Safetensors, ExactBytes) {
@@ -119,8 +153,8 @@ TEST(Safetensors, DamagedFilesAreRefusedByName) {
   expect(entry("3"), "tensor w needs dtype, shape and data_offsets");
   expect(entry(R"({"dtype":"F32","shape":[2]})"), "tensor w needs dtype, shape and data_offsets");
   expect(entry(R"({"dtype":5,"shape":[2],"data_offsets":[0,8]})"), "w has a dtype that is no text");
-  expect(entry(R"({"dtype":"F16","shape":[4],"data_offsets":[0,8]})"),
-         "tensor w has dtype F16, which is not supported");
+  expect(entry(R"({"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]})"),
+         "tensor w has dtype F8_E4M3, which is not supported; convert it to F32, BF16 or F16");
   expect(entry(R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})"), "tensor w: shape must be a list of integers");
   expect(entry(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})"), "tensor w: shape must be a list of integers");
   expect(entry(R"({"dtype":"F32","shape":[2.0],"data_offsets":[0,8]})"), "tensor w: shape must be a list of integers");

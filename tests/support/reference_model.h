@@ -34,6 +34,12 @@ struct ReferenceWeights {
   const Matrix& layer(int l, const char* name) const {
     return of.at("model.layers." + std::to_string(l) + "." + name + ".weight");
   }
+  // x + the bias of that name, where there is one.
+  Row plus_bias(int l, const char* name, Row x) const {
+    const auto bias = of.find("model.layers." + std::to_string(l) + "." + name + ".bias");
+    for (size_t i = 0; bias != of.end() && i < x.size(); ++i) x[i] += bias->second[i][0];
+    return x;
+  }
 };
 
 inline double dot(const Row& a, const Row& b) {
@@ -55,9 +61,21 @@ inline Row normed(const Row& x, const Matrix& gamma, double eps) {
   return y;
 }
 
-inline void rotate(Row& x, int head, int head_dim, int position, double theta) {
+// The frequencies as transformers has them for Llama 3, by wave lengths.
+inline double frequency_of(const ModelConfig& c, int i) {
+  const double plain = std::pow(c.rope_theta, -2.0 * i / c.head_dim), wave_length = 2 * M_PI / plain;
+  const RopeScalingConfig& s = c.rope_scaling;
+  if (s.type == RopeScaling::none || wave_length < s.original_context / s.high_frequency_factor) return plain;
+  if (wave_length > s.original_context / s.low_frequency_factor) return plain / s.factor;
+  const double smooth =
+      (s.original_context / wave_length - s.low_frequency_factor) / (s.high_frequency_factor - s.low_frequency_factor);
+  return (1 - smooth) * plain / s.factor + smooth * plain;
+}
+
+inline void rotate(const ModelConfig& c, Row& x, int head, int position) {
+  const int head_dim = c.head_dim;
   for (int i = 0; i < head_dim / 2; ++i) {
-    const double angle = position * std::pow(theta, -2.0 * i / head_dim);
+    const double angle = position * frequency_of(c, i);
     double &a = x[head * head_dim + i], &b = x[head * head_dim + i + head_dim / 2];
     const double rotated = a * std::cos(angle) - b * std::sin(angle);
     b = a * std::sin(angle) + b * std::cos(angle);
@@ -81,11 +99,11 @@ inline Matrix reference_hidden(const ModelConfig& c, const ReferenceWeights& w, 
     Matrix q, k, v;
     for (int t = 0; t < n; ++t) {
       const Row y = normed(x[t], w.layer(l, "input_layernorm"), c.norm_eps);
-      q.push_back(times(w.layer(l, "self_attn.q_proj"), y));
-      k.push_back(times(w.layer(l, "self_attn.k_proj"), y));
-      v.push_back(times(w.layer(l, "self_attn.v_proj"), y));
-      for (int h = 0; h < c.heads; ++h) rotate(q[t], h, c.head_dim, t, c.rope_theta);
-      for (int h = 0; h < c.kv_heads; ++h) rotate(k[t], h, c.head_dim, t, c.rope_theta);
+      q.push_back(w.plus_bias(l, "self_attn.q_proj", times(w.layer(l, "self_attn.q_proj"), y)));
+      k.push_back(w.plus_bias(l, "self_attn.k_proj", times(w.layer(l, "self_attn.k_proj"), y)));
+      v.push_back(w.plus_bias(l, "self_attn.v_proj", times(w.layer(l, "self_attn.v_proj"), y)));
+      for (int h = 0; h < c.heads; ++h) rotate(c, q[t], h, t);
+      for (int h = 0; h < c.kv_heads; ++h) rotate(c, k[t], h, t);
     }
     for (int t = 0; t < n; ++t) {
       Row o(c.q_dim());

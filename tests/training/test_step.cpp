@@ -58,6 +58,7 @@ struct TinyStep {
         weights(weight_memory.tensor(DType::f32, {layout.size()})),
         gradients(gradient_memory.tensor(DType::f32, {layout.size()})) {
     state.start_anew(config, data.notes.prompt);
+    if (c.model.qkv_bias) randomize_biases();
     Stream stream;
     result = step.run(stream, 3, state, state.tau(stream));
     test::put_together(state, layout, state.optimizer.weights(), weights);
@@ -67,7 +68,28 @@ struct TinyStep {
                   pieces.data() + state.shards.pieces()[i].at);
     test::put_together(state, layout, Tensor::of(pieces.data(), {state.shards.size()}), gradients);
   }
+
+  // They begin as zero, which would hide that one is not added; numbers of the whole element alone.
+  void randomize_biases() {
+    state.shards.for_runs(state.layout, [&](const ShardMap::Run& run) {
+      if (run.parameter.kind != ParameterKind::bias) return;
+      float* to = state.optimizer.weights().as<float>() + run.at;
+      for_row_runs(run.parameter, run.first, run.count, [&](int64_t whole, int64_t at, int64_t elements) {
+        for (int64_t i = 0; i < elements; ++i)
+          to[at + i] = static_cast<float>(std::sin(double(run.parameter.name.size()) + 3.0 * double(whole + i)));
+      });
+    });
+    state.weights.refresh();
+  }
 };
+
+// Qwen2's biases, and frequencies of the rotary embedding of which one is kept, one mixed, one divided.
+void with_options(RunConfig& c) {
+  c.model.qkv_bias = true;
+  c.model.head_dim = 6;
+  c.model.rope_theta = 20;
+  c.model.rope_scaling = {RopeScaling::llama3, 4, 0.5, 2, 16};
+}
 
 test::ReferenceLoss reference_of(const TinyStep& s, const test::ReferenceWeights& weights) {
   const Sampler sampler(
@@ -122,9 +144,8 @@ TEST(Step, LossEqualsTheDoubleModel) {
 
 // Central differences in double: error h² · third derivative ≈ 1e-8 at h = 1e-4, and 1e-16 / h of rounding; the f32
 // gradient's own error is about 1e-6 of its norm.
-TEST(Step, GradientEqualsFiniteDifferences) {
+void expect_finite_differences(RunConfig c) {
   Communicator self = Communicator::self();
-  RunConfig c = tiny_config();
   c.model.tied_head = false;
   c.train.pairs_per_step = 3;
   const TinyStep s(c, self);
@@ -148,6 +169,14 @@ TEST(Step, GradientEqualsFiniteDifferences) {
       EXPECT_NEAR(gradient[i], (above - below) / (2 * h), 1e-4 * scale + 1e-7) << p.name << " element " << i;
     }
   }
+}
+
+TEST(Step, GradientEqualsFiniteDifferences) { expect_finite_differences(tiny_config()); }
+
+TEST(Step, GradientEqualsFiniteDifferencesWithBiasesAndScaledFrequencies) {
+  RunConfig c = tiny_config();
+  with_options(c);
+  expect_finite_differences(c);
 }
 
 TEST(Step, SharedPrefixChangesNothingButTheWork) {
@@ -185,6 +214,7 @@ TEST(Step, SameForAnyMeshShardingAndRecomputation) {
   Communicator self = Communicator::self(), world = Communicator::world();
   for (bool tied : {true, false}) {
     RunConfig c = tiny_config();
+    if (!tied) with_options(c);
     c.model.tied_head = tied;
     c.model.layers = 4;  // more than are held at once
     c.model.ffn = 12;    // divides by 4

@@ -21,6 +21,7 @@ RunConfig tiny_config() {
   c.model.heads = 4;
   c.model.kv_heads = 2;  // fewer than 4 ranks
   c.model.head_dim = 4;
+  c.model.qkv_bias = true;
   c.model.ffn = 24;
   c.model.note_dim = 6;
   c.model.context = 64;

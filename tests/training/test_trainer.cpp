@@ -273,6 +273,44 @@ TEST_F(Trainer, EndsAfterTooManyCheckpointsThatFailed) {
   }
 }
 
+// Without learning the weights stay those of the checkpoint that a run begins with, on any mesh; moments and steps
+// begin anew.
+TEST_F(Trainer, BeginsWithTheWeightsOfAnotherRun) {
+  train(config("first"), "never", world_);
+  int i = 0;
+  for (int tensor = 1; tensor <= std::min(2, world_.size()); ++tensor)
+    for (Sharding sharding : {Sharding::none, Sharding::parameters}) {
+      RunConfig c = config(fmt::format("next{}", i++));
+      c.seed = 77;
+      c.parallel = {tensor, sharding, Recompute::none};
+      c.optimizer.learning_rate = 0;
+      c.train.steps = 1;
+      c.model.from = folder_ / "first";
+      train(c, "never", world_);
+      const fs::path after = folder_ / fmt::format("next{}", i - 1) / "checkpoints" / "step-00000001";
+      for (const char* name : {"model-00001-of-00001.safetensors", "note_head.safetensors"})
+        EXPECT_TRUE(read_file(checkpoint("first", 6) / name) == read_file(after / name)) << name;
+      EXPECT_EQ(read_manifest(after).position.step, 1);
+    }
+}
+
+TEST_F(Trainer, WeightsAloneAreNotResumed) {
+  train(config("first"), "never", world_);
+  const fs::path weights = checkpoint("first", 6);
+  if (world_.rank() == 0) {
+    Manifest manifest = read_manifest(weights);
+    std::erase_if(manifest.files, [](const FileRecord& file) { return file.name.starts_with("optimizer-"); });
+    write_manifest(weights, manifest);
+  }
+  world_.barrier("weights");
+  RunConfig c = config("next");
+  EXPECT_ERROR(checkpoint, "has weights alone, no optimizer state to go on with: begin a run with them, by model.from",
+               train(c, weights, world_));
+  c.model.from = weights;
+  c.train.steps = 1;
+  EXPECT_EQ(train(c, "never", world_), TrainingEnd::finished);
+}
+
 TEST_F(Trainer, ACheckpointOfAnotherModelIsRefused) {
   RunConfig c = config("run");
   train(c, "never", world_);

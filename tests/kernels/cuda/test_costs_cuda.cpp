@@ -82,7 +82,7 @@ TYPED_TEST(CudaCosts, Rope) {
   constexpr int64_t heads = 8, head_dim = 64, positions = 256;
   const auto x = random<T>(s, rows * cols);
   std::vector<float> table(positions * head_dim);
-  rope_table(10000, head_dim, Tensor::of(table.data(), {positions, 2, head_dim / 2}));
+  rope_table(rope_frequencies(10000, head_dim), Tensor::of(table.data(), {positions, 2, head_dim / 2}));
   std::vector<int32_t> places(rows);
   for (int64_t r = 0; r < rows; ++r) places[r] = static_cast<int32_t>(r % positions);
   const OnGpu<float> device_table(s, table);

@@ -23,7 +23,7 @@ void check(int64_t rows, int64_t heads, int64_t head_dim, int64_t beyond, int di
   const std::vector<T> before = cast<T>(normal(rows * cols, 1));
   const std::vector<int32_t> positions = test::integers(rows, known, 2);
   std::vector<float> table(known * head_dim);
-  rope_table(10000.0f, head_dim, test::view(table, {known, 2, half}));
+  rope_table(rope_frequencies(10000.0f, head_dim), test::view(table, {known, 2, half}));
   std::vector<T> x;
   const auto run = [&] {
     const OnGpu<T> x_gpu(stream, before);

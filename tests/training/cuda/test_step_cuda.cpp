@@ -64,6 +64,18 @@ struct Training {
         state(config, data.notes.prompt, mesh),
         step(config, data.notes, data.pairs, mesh) {
     state.start_anew(config, data.notes.prompt);
+    if (c.model.qkv_bias) randomize_biases();
+  }
+  // They begin as zero, which would hide that one is not added.
+  void randomize_biases() {
+    for (const Parameter& p : state.layout.all()) {
+      if (p.kind != ParameterKind::bias) continue;
+      std::vector<float> values(static_cast<size_t>(p.size()));
+      for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(std::sin(1.0 + 3.0 * double(i)));
+      copy(stream, Tensor::of(values.data(), {p.size()}), p.view(state.optimizer.weights()));
+      stream.synchronize();
+    }
+    state.weights.refresh();
   }
   StepResult gradient() { return step.run(stream, next, state, state.tau(stream)); }
   Tensor gradients() const { return state.gradients.pieces()[0]; }  // without sharding all of them
@@ -114,6 +126,7 @@ TEST_F(StepCuda, LossAndGradientsEqualTheCpusInFp32) {
     for (int micro_batch : {0, 1}) {
       RunConfig c = tiny_config(Device::cuda, Precision::fp32), on_cpu = tiny_config(Device::cpu, Precision::fp32);
       c.model.tied_head = on_cpu.model.tied_head = tied;
+      c.model.qkv_bias = on_cpu.model.qkv_bias = !tied;
       c.train.micro_batch_pairs = micro_batch;
       Training gpu(c, data, ranks), cpu(on_cpu, data, ranks);
       const StepResult on_gpu = gpu.gradient();
@@ -162,6 +175,7 @@ TEST_F(StepCuda, ErrsInBf16AsTheCpuDoes) {
   for (int micro_batch : {0, 2}) {
     RunConfig c = tiny_config(Device::cuda, Precision::bf16);
     c.train.micro_batch_pairs = micro_batch;
+    c.model.qkv_bias = micro_batch == 2;
     expect_bf16_errors_of_the_cpus_size(c, data, ranks);
   }
 }

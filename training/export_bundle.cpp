@@ -1,0 +1,198 @@
+#include "training/export_bundle.h"
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "data_pipeline/prompt.h"
+#include "runtime/files.h"
+
+namespace notellm {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+std::string text_of(const Json& json) { return json.dump(2) + "\n"; }
+
+constexpr const char* measures[] = {"recall_10", "recall_100", "recall_1000", "recall_10000", "mrr"};
+
+// A row of Markdown; a value that is not there is a dash.
+std::string table_row(const std::string& first, const Json& values) {
+  std::string row = "| " + first + " |";
+  for (const char* name : measures)
+    row += values.contains(name) && values[name].is_number()
+               ? fmt::format(" {:.2f} % |", 100 * values[name].get<double>())
+               : " – |";
+  return row + "\n";
+}
+
+constexpr const char* table_head =
+    "| | Recall@10 | Recall@100 | Recall@1k | Recall@10k | MRR |\n|---|---|---|---|---|---|\n";
+
+std::string table_of_report(const fs::path& path) {
+  const Json report = Json::parse(read_file(path), nullptr, false);
+  const Json none;
+  const auto slices = report.is_object() && report.contains("slices") ? report["slices"] : none;
+  if (!slices.is_object() || !slices.contains("all") || !slices["all"].contains("methods"))
+    fail(ErrorKind::data, "{} is not a report of 'notellm evaluate --json'", path.string());
+  const Json& all = slices["all"];
+  std::string text = fmt::format("Of {} test pairs, over a pool of {} notes:\n\n{}", all["pairs"].dump(),
+                                 report["pool"].dump(), table_head);
+  for (const auto& [method, values] : all["methods"].items()) text += table_row(method, values);
+  return text;
+}
+
+std::string table_of_metrics(const fs::path& path, int64_t last_step) {
+  if (!fs::exists(path)) return "";
+  std::istringstream lines(read_file(path));
+  Json newest;
+  for (std::string line; std::getline(lines, line);) {
+    const Json json = Json::parse(line, nullptr, false);
+    if (json.is_object() && json.contains("recall_100") && json.value("step", int64_t{0}) <= last_step) newest = json;
+  }
+  if (newest.is_null()) return "";
+  return fmt::format("Of a sample of test pairs, after step {}:\n\n{}{}", newest["step"].dump(), table_head,
+                     table_row("notellm", newest));
+}
+
+std::string prompt_example(const PromptConfig& config) {
+  Note note;
+  note.title = "TITLE";
+  note.content = "CONTENT";
+  note.hashtags = {"TOPIC", "TOPIC"};
+  const PromptText text = prompt_text(config.preset, Task::embed, note);
+  return text.instruction + text.note;
+}
+
+}  // namespace
+
+std::string generation_config(const Tokenizer& tokenizer) {
+  Json json = {{"eos_token_id", tokenizer.eos()}, {"do_sample", false}};
+  if (tokenizer.bos()) json["bos_token_id"] = *tokenizer.bos();
+  return text_of(json);
+}
+
+namespace {
+
+Json special_token(const Tokenizer& tokenizer, int32_t id) {
+  return {{"content", tokenizer.piece(id)}, {"lstrip", false}, {"normalized", false}, {"rstrip", false},
+          {"single_word", false},           {"special", true}};
+}
+
+std::string sentencepiece_config(const Tokenizer& tokenizer, int context) {
+  Json added = Json::object();
+  for (const int32_t id : {*tokenizer.bos(), tokenizer.eos(), tokenizer.emb()})
+    added[std::to_string(id)] = special_token(tokenizer, id);
+  return text_of({{"tokenizer_class", "LlamaTokenizer"},
+                  {"legacy", false},
+                  {"add_bos_token", true},
+                  {"add_eos_token", false},
+                  {"bos_token", tokenizer.piece(*tokenizer.bos())},
+                  {"eos_token", tokenizer.piece(tokenizer.eos())},
+                  {"pad_token", tokenizer.piece(tokenizer.eos())},
+                  {"additional_special_tokens", {tokenizer.piece(tokenizer.emb())}},
+                  {"added_tokens_decoder", added},
+                  {"clean_up_tokenization_spaces", false},
+                  {"model_max_length", context}});
+}
+
+// Adds [EMB] where the file does not have it.
+void add_emb(const Tokenizer& tokenizer, Json& json, Json& config) {
+  Json& added = json["added_tokens"];
+  for (const Json& token : added)
+    if (token["content"] == emb_piece) return;
+  Json token = {{"id", tokenizer.emb()}};
+  token.update(special_token(tokenizer, tokenizer.emb()));
+  added.push_back(token);
+  config["added_tokens_decoder"][std::to_string(tokenizer.emb())] = special_token(tokenizer, tokenizer.emb());
+}
+
+}  // namespace
+
+TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context) {
+  TokenizerFiles files = tokenizer.files();
+  std::string& config_text = files["tokenizer_config.json"];
+  const auto json_text = files.find("tokenizer.json");
+  if (json_text == files.end()) {
+    config_text = sentencepiece_config(tokenizer, context);
+    return files;
+  }
+  Json json = Json::parse(json_text->second), config = Json::parse(config_text);
+  add_emb(tokenizer, json, config);
+  config["model_max_length"] = context;
+  json_text->second = text_of(json);
+  config_text = text_of(config);
+  return files;
+}
+
+std::vector<std::pair<std::string, std::string>> sentence_transformers_files(const ModelConfig& config) {
+  const auto module = [](int i, const char* path, const char* type) {
+    return Json{{"idx", i},
+                {"name", std::to_string(i)},
+                {"path", path},
+                {"type", fmt::format("sentence_transformers.models.{}", type)}};
+  };
+  const Json modules = {module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module(2, "2_Dense", "Dense"),
+                        module(3, "3_Normalize", "Normalize")};
+  const Json pooling = {{"word_embedding_dimension", config.dim}, {"pooling_mode_cls_token", false},
+                        {"pooling_mode_mean_tokens", false},      {"pooling_mode_max_tokens", false},
+                        {"pooling_mode_lasttoken", true},         {"include_prompt", true}};
+  const Json dense = {{"in_features", config.dim},
+                      {"out_features", config.note_dim},
+                      {"bias", false},
+                      {"activation_function", "torch.nn.modules.linear.Identity"}};
+  return {{"modules.json", text_of(modules)},
+          {"sentence_bert_config.json", text_of({{"max_seq_length", config.context}, {"do_lower_case", false}})},
+          {"config_sentence_transformers.json",
+           text_of({{"prompts", Json::object()}, {"default_prompt_name", nullptr}, {"similarity_fn_name", "cosine"}})},
+          {"1_Pooling/config.json", text_of(pooling)},
+          {"2_Dense/config.json", text_of(dense)},
+          {"3_Normalize/config.json", text_of(Json::object())}};
+}
+
+std::string measured_recall(const fs::path& checkpoint, const fs::path& report) {
+  if (!report.empty()) return table_of_report(report);
+  return table_of_metrics(checkpoint.parent_path().parent_path() / "metrics.jsonl",
+                          read_manifest(checkpoint).position.step);
+}
+
+std::string model_card(const CheckpointInfo& checkpoint, const std::string& measured) {
+  const ModelConfig& m = checkpoint.config.model;
+  return fmt::format(R"(---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, note-recommendation, notellm]
+---
+
+# Vectors of notes
+
+A NoteLLM encoder (arXiv 2403.01744), written by `notellm export` after {} training steps: {} layers, dim {}, {} heads
+({} of keys and values), {} tokens with `[EMB]`, vectors of {} numbers, length 1.
+
+```python
+from sentence_transformers import SentenceTransformer  # and sentencepiece
+
+model = SentenceTransformer("path of this folder")
+prompt = """{}"""
+vectors = model.encode([prompt])
+```
+
+A text is a note's prompt up to, not with, `[EMB]`: titles and contents go in as they are, runs of white space of the
+content as one space. Notes that users click one after the other have vectors with a high cosine. The same model
+generates: `AutoModelForCausalLM` on the prompt, `[EMB]` and what asks for the category or the hashtags.
+
+## Measured
+
+{}
+## Configuration of the run
+
+```yaml
+{}```
+)",
+                     checkpoint.manifest.position.step, m.layers, m.dim, m.heads, m.kv_heads,
+                     checkpoint.manifest.tokens_in_use, m.note_dim, prompt_example(checkpoint.config.data.prompt),
+                     measured.empty() ? "Nothing: no report was given to the export.\n" : measured,
+                     print_run_config(checkpoint.config));
+}
+
+}  // namespace notellm

@@ -1,0 +1,27 @@
+// A folder that is whole or not there: made beside its place, and renamed.
+#pragma once
+
+#include <filesystem>
+
+namespace notellm {
+
+class FolderInMaking {
+ public:
+  // Makes DESTINATION.partial, after removing what a killed run left there. Throws Error(io): the destination is there
+  // already, or the folder cannot be made.
+  explicit FolderInMaking(const std::filesystem::path& destination);
+  FolderInMaking(const FolderInMaking&) = delete;
+  FolderInMaking& operator=(const FolderInMaking&) = delete;
+  // Unpublished, it goes.
+  ~FolderInMaking();
+
+  const std::filesystem::path& path() const { return partial_; }
+  // The folder and its entries, whose contents their writers have synced, get the name. Throws Error(io).
+  void publish();
+
+ private:
+  std::filesystem::path destination_, partial_;
+  bool published_ = false;
+};
+
+}  // namespace notellm
