@@ -34,7 +34,7 @@ struct PassHooks {
   // Backward: the work that adds to layer `layer`'s gradients has been enqueued.
   std::function<void(int layer)> done;
   // Forward: the layer's keys and values [n, 2·kv_heads, head_dim] have been enqueued, and stay until the next layer's.
-  std::function<void(int layer, Tensor kv)> attends;
+  std::function<void(int layer, Tensor kv)> attends = {};
 };
 
 struct TransformerOptions {
