@@ -19,6 +19,7 @@ void add_train(CLI::App& app, Action& chosen);
 void add_evaluate(CLI::App& app, Action& chosen);
 void add_embed(CLI::App& app, Action& chosen);
 void add_neighbors(CLI::App& app, Action& chosen);
+void add_generate(CLI::App& app, Action& chosen);
 void add_bench(CLI::App& app, Action& chosen);
 void add_inspect(CLI::App& app, Action& chosen);
 void add_plan(CLI::App& app, Action& chosen);
