@@ -38,35 +38,37 @@ struct Problem {
   int64_t pieces() const { return (head_dim + vector_lanes - 1) / vector_lanes; }  // vectors that hold a head
 };
 
-// The work of one query and some kv heads.
-template <class T>
+// The work of one query and some kv heads. whole: a head is so many whole vectors, which then stay in registers; 0: it
+// is of any size.
+template <class T, int whole>
 class Decoding {
  public:
   Decoding(const Problem<T>& p, int64_t query, int64_t first, int64_t last)
       : p_(p), query_(query), first_(first), last_(last) {
     const int64_t heads = (last - first) * p.group();
-    scratch().resize(std::max<size_t>(scratch().size(), static_cast<size_t>(heads * (2 * p.pieces() + 2))));
-    q_ = scratch().data();
-    sums_ = q_ + heads * p.pieces();
-    most_ = reinterpret_cast<float*>(sums_ + heads * p.pieces());
+    std::vector<vfloat>& memory = scratch();
+    memory.resize(std::max<size_t>(memory.size(), static_cast<size_t>(heads * (2 * pieces() + 2))));
+    q_ = memory.data();
+    sums_ = q_ + heads * pieces();
+    most_ = reinterpret_cast<float*>(sums_ + heads * pieces());
     weight_ = most_ + heads;
-    std::fill_n(sums_, heads * p.pieces(), vfloat{});
+    std::fill_n(sums_, heads * pieces(), vfloat{});
     std::fill_n(most_, heads, -std::numeric_limits<float>::infinity());
     std::fill_n(weight_, heads, 0.0f);
     const float scale = 1 / std::sqrt(static_cast<float>(p.head_dim));
     for (int64_t h = 0; h < heads; ++h)
-      for (int64_t c = 0; c < p.pieces(); ++c)
-        q_[h * p.pieces() + c] = piece(p.q + (query * p.heads + first * p.group() + h) * p.head_dim, c) * scale;
+      for (int64_t c = 0; c < pieces(); ++c)
+        q_[h * pieces() + c] = piece(p.q + (query * p.heads + first * p.group() + h) * p.head_dim, c) * scale;
   }
 
   void run() {
     keep_new_row();
-    for (int64_t r = 0; r < p_.run_count; ++r) {
-      const int32_t* run = p_.runs + (query_ * p_.run_count + r) * 2;
-      for (int32_t row = run[0]; row < run[1]; ++row) add(row);
+    const int64_t count = find_rows();
+    for (begin_ = 0; begin_ < count; begin_ += vector_lanes) {
+      count_ = static_cast<int>(std::min<int64_t>(vector_lanes, count - begin_));
+      for (int64_t g = first_; g < last_; ++g)
+        for (int64_t h = (g - first_) * p_.group(); h < (g - first_ + 1) * p_.group(); ++h) take_head(g, h);
     }
-    add(p_.place[query_]);
-    if (count_ > 0) take_block();
     finish();
   }
 
@@ -75,7 +77,13 @@ class Decoding {
     thread_local std::vector<vfloat> memory;
     return memory;
   }
+  static std::vector<const T*>& rows_of_thread() {
+    thread_local std::vector<const T*> memory;
+    return memory;
+  }
+  int64_t pieces() const { return whole > 0 ? whole : p_.pieces(); }
   vfloat piece(const T* head, int64_t c) const {
+    if constexpr (whole > 0) return vload(head + c * vector_lanes);
     return vload(head + c * vector_lanes, p_.head_dim - c * vector_lanes);
   }
 
@@ -88,61 +96,89 @@ class Decoding {
     }
   }
 
-  void add(int32_t row) {
-    rows_[count_++] = p_.cache + row * p_.row_size();
-    if (count_ == vector_lanes) take_block();
+  // How many there are; behind them stands the last one, once more for each lane, to be read ahead.
+  int64_t find_rows() {
+    rows_.clear();
+    for (int64_t r = 0; r < p_.run_count; ++r) {
+      const int32_t* run = p_.runs + (query_ * p_.run_count + r) * 2;
+      for (int32_t row = run[0]; row < run[1]; ++row) rows_.push_back(p_.cache + row * p_.row_size());
+    }
+    rows_.push_back(p_.cache + p_.place[query_] * p_.row_size());
+    const auto count = std::ssize(rows_);
+    rows_.resize(static_cast<size_t>(count + 2 * vector_lanes), rows_.back());
+    return count;
   }
 
-  void take_block() {
-    for (int r = count_; r < vector_lanes; ++r) rows_[r] = rows_[0];
-    for (int64_t g = first_; g < last_; ++g)
-      for (int64_t h = (g - first_) * p_.group(); h < (g - first_ + 1) * p_.group(); ++h) take_head(g, h);
-    count_ = 0;
+  // Asks for the part of a row that the next block will want: a head's parts of rows lie too far apart for the CPU to
+  // guess them.
+  void read_ahead(const T* part) const {
+    constexpr int64_t line_bytes = 64;
+    for (int64_t byte = 0; byte < pieces() * vector_lanes * static_cast<int64_t>(sizeof(T)); byte += line_bytes)
+      __builtin_prefetch(reinterpret_cast<const char*>(part) + byte);
   }
 
   void take_head(int64_t g, int64_t h) {
-    const vfloat scores = scores_of(g, h);
+    const T* const* block = rows_.data() + begin_;
+    const vfloat scores = scores_of(block, g, h);
     const float most = std::max(most_[h], lane_max(scores)), before = exp_or_zero(most_[h] - most);
     const vfloat p = exp_or_zero(scores - most);
     most_[h] = most;
     weight_[h] = weight_[h] * before + lane_sum(p);
-    const int64_t at = (p_.kv_heads + g) * p_.head_dim;
-    for (int64_t c = 0; c < p_.pieces(); ++c) {
-      vfloat& to = sums_[h * p_.pieces() + c];
-      vfloat sum = to * before;
-      for (int r = 0; r < count_; ++r) sum += p[r] * piece(rows_[r] + at, c);
-      to = sum;
-    }
+    add_values(block, g, p, before, sums_ + h * pieces());
   }
 
   // −inf for lanes without a row.
-  vfloat scores_of(int64_t g, int64_t h) const {
+  vfloat scores_of(const T* const* block, int64_t g, int64_t h) const {
     static constexpr LaneIndices zero_up = lane_indices([](int i) { return i; });
     vfloat products[vector_lanes];
-    const vfloat* q = q_ + h * p_.pieces();
+    const vfloat* q = q_ + h * pieces();
+#pragma GCC unroll 16
     for (int r = 0; r < vector_lanes; ++r) {
-      const T* key = rows_[r] + g * p_.head_dim;
+      const T* key = block[r] + g * p_.head_dim;
+      read_ahead(block[r + vector_lanes] + g * p_.head_dim);
       vfloat sum = q[0] * piece(key, 0);
-      for (int64_t c = 1; c < p_.pieces(); ++c) sum += q[c] * piece(key, c);
+      for (int64_t c = 1; c < pieces(); ++c) sum += q[c] * piece(key, c);
       products[r] = sum;
     }
     const vfloat scores = sum_rows(products);
     return zero_up.load() < count_ ? scores : vbroadcast(-std::numeric_limits<float>::infinity());
   }
 
+  // sums = sums · before + Σ_r p[r] · v[r]
+  void add_values(const T* const* block, int64_t g, vfloat p, float before, vfloat* sums) const {
+    const int64_t at = (p_.kv_heads + g) * p_.head_dim;
+    float weights[vector_lanes];
+    vstore(weights, p);
+    if constexpr (whole > 0) {
+      vfloat sum[whole];
+      for (int c = 0; c < whole; ++c) sum[c] = sums[c] * before;
+      for (int r = 0; r < count_; ++r) {
+        read_ahead(block[r + vector_lanes] + at);
+        for (int c = 0; c < whole; ++c) sum[c] += weights[r] * piece(block[r] + at, c);
+      }
+      for (int c = 0; c < whole; ++c) sums[c] = sum[c];
+    } else {
+      for (int64_t c = 0; c < pieces(); ++c) {
+        sums[c] *= before;
+        for (int r = 0; r < count_; ++r) sums[c] += weights[r] * piece(block[r] + at, c);
+      }
+    }
+  }
+
   void finish() const {
     for (int64_t h = 0; h < (last_ - first_) * p_.group(); ++h) {
       T* to = p_.o + (query_ * p_.heads + first_ * p_.group() + h) * p_.head_dim;
-      for (int64_t c = 0; c < p_.pieces(); ++c)
-        vstore(to + c * vector_lanes, sums_[h * p_.pieces() + c] / weight_[h], p_.head_dim - c * vector_lanes);
+      for (int64_t c = 0; c < pieces(); ++c)
+        vstore(to + c * vector_lanes, sums_[h * pieces() + c] / weight_[h], p_.head_dim - c * vector_lanes);
     }
   }
 
   const Problem<T>& p_;
   int64_t query_, first_, last_;
-  vfloat *q_, *sums_;            // [heads, pieces]
-  float *most_, *weight_;        // [heads]
-  const T* rows_[vector_lanes];  // of the block
+  vfloat *q_, *sums_;                               // [heads, pieces]
+  float *most_, *weight_;                           // [heads]
+  std::vector<const T*>& rows_ = rows_of_thread();  // of the cache: the sequence, in its order
+  int64_t begin_ = 0;                               // the block: its first place among them
   int count_ = 0;
 };
 
@@ -171,11 +207,16 @@ void decode_attention(Stream& stream, Tensor q, Tensor kv, Tensor cache, Tensor 
     // Few queries: their heads apart, so that every thread has some.
     const int64_t wanted = 2 * omp_get_max_threads();
     const int64_t parts = std::clamp<int64_t>((wanted + queries - 1) / std::max<int64_t>(1, queries), 1, kv_heads);
+    const auto run = [&]<int whole>() {
 #pragma omp parallel for schedule(static) if (queries * q.cols() > 256)
-    for (int64_t item = 0; item < queries * parts; ++item) {
-      const int64_t part = item % parts;
-      Decoding<T>(problem, item / parts, kv_heads * part / parts, kv_heads * (part + 1) / parts).run();
-    }
+      for (int64_t item = 0; item < queries * parts; ++item) {
+        const int64_t part = item % parts;
+        Decoding<T, whole>(problem, item / parts, kv_heads * part / parts, kv_heads * (part + 1) / parts).run();
+      }
+    };
+    if (head_dim == 4 * vector_lanes) return run.template operator()<4>();
+    if (head_dim == 8 * vector_lanes) return run.template operator()<8>();
+    run.template operator()<0>();
   });
 }
 

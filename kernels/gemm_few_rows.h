@@ -7,7 +7,7 @@
 namespace notellm {
 
 // Up to as many rows it is used for, where b stands transposed.
-constexpr int64_t few_rows = 64;
+constexpr int64_t few_rows = 8;
 
 // c[i, j] = Σ_k a[i, k] · b[j, k], with accumulate added to c
 //   a [m, k], b [n, k]  both f32 or both bf16;  c [m, n]  f32, or bf16 when a is
