@@ -49,8 +49,10 @@ template <int each, class T>
 __device__ void finish(const State<each>& state, int head_dim, T* o) {
   __shared__ float most[warps], weight[warps], sums[warps][each * warp_size];
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
-  most[warp] = state.most;
-  weight[warp] = state.weight;
+  if (lane == 0) {
+    most[warp] = state.most;
+    weight[warp] = state.weight;
+  }
 #pragma unroll
   for (int e = 0; e < each; ++e) sums[warp][lane + e * warp_size] = state.sums[e];
   __syncthreads();
