@@ -277,6 +277,13 @@ TEST(Generator, GreedyIsThatOfTheDoubleModelInAnyBatch) {
   g.expect_greedy({2, 40});
 }
 
+// Of equal logits the first token, also where the ranks' parts of the vocabulary tie.
+TEST(Generator, TiesGoToTheFirst) {
+  Generation g;
+  std::ranges::fill(g.model.part.weights.final_norm.span<float>(), 0.0f);
+  EXPECT_EQ(g.run(g.examples, {2, 40})[3].tokens, std::vector<int32_t>(6, 0));
+}
+
 // The end is a token that some notes choose: they leave the batch, the others go on.
 TEST(Generator, EndsAtEos) {
   Generation g;
