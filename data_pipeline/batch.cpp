@@ -62,7 +62,7 @@ int64_t append_example(const NoteTable& notes, const NoteExample& example, const
   out.push_back(notes.prompt.emb);
   append(parts.guidance, out);
   const int64_t first_label = static_cast<int64_t>(out.size()) - 1;
-  append_output(notes, example, out);
+  if (example.output) append_output(notes, example, out);
   return first_label;
 }
 

@@ -17,6 +17,9 @@ struct NoteExample {
   int32_t note;  // row of the note table
   Task task = Task::embed;
   std::vector<int32_t> topics;  // hashtags task: which of the note's hashtags, j in number, in the order of output
+  // false: the output is to be generated. The sequence ends with the guidance, whose last row has the label EOS; of
+  // `topics` only the number counts.
+  bool output = true;
 };
 
 // Tokens begin .. end of the batch. Each attends to all of segment `prefix` (-1: none), then to itself and the tokens

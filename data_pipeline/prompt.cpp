@@ -131,6 +131,27 @@ PromptText prompt_text(PromptPreset preset, Task task, const Note& note) {
   return text;
 }
 
+std::vector<std::string> labels_of_output(PromptPreset preset, Task task, std::string_view output) {
+  const PresetTexts& texts = texts_of(preset);
+  const std::string_view after = texts.after_output, between = texts.between;
+  std::string folded = fold_spaces(output);
+  if (!after.empty() && folded.ends_with(after)) folded.resize(folded.size() - after.size());
+  std::vector<std::string> labels;
+  for (size_t begin = 0; begin <= folded.size();) {
+    const size_t end = task == Task::hashtags ? std::min(folded.find(between, begin), folded.size()) : folded.size();
+    std::string label = fold_spaces(std::string_view(folded).substr(begin, end - begin));
+    if (!label.empty()) labels.push_back(std::move(label));
+    begin = end + between.size();
+  }
+  return labels;
+}
+
+std::string joined_hashtags(PromptPreset preset, const std::vector<std::string>& hashtags) {
+  std::string text;
+  for (size_t i = 0; i < hashtags.size(); ++i) text += (i ? texts_of(preset).between_topics : "") + hashtags[i];
+  return text;
+}
+
 Prompt::Prompt(const Tokenizer& tokenizer, const PromptConfig& config) : config_(config) {
   const PresetTexts& texts = texts_of(config.preset);
   shared_.emb = tokenizer.emb();

@@ -49,6 +49,12 @@ struct PromptText {
 // The prompt of a note for a task, nothing cut. Task::hashtags: all of note.hashtags are the output (at least one).
 PromptText prompt_text(PromptPreset preset, Task task, const Note& note);
 
+// The category (one, or none where the text is empty) or hashtags that an output says, white space folded, empty ones
+// left out: the inverse of prompt_text's output.
+std::vector<std::string> labels_of_output(PromptPreset preset, Task task, std::string_view output);
+// Hashtags in one text, as a person would write them.
+std::string joined_hashtags(PromptPreset preset, const std::vector<std::string>& hashtags);
+
 // The tokens of one note's own parts, as in NoteTable, and what was cut for them.
 struct NoteTokens {
   std::vector<int32_t> category_input, hashtag_input;

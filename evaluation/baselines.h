@@ -23,13 +23,8 @@ std::vector<Rank> popularity_ranks(const NoteTable& notes, const Pool& pool, std
 std::vector<Rank> category_popularity_ranks(const NoteTable& notes, const Pool& pool,
                                             std::span<const Question> questions);
 
-// score(query, x) = cosine of the two notes' TF-IDF vectors: count of a word in title and content · (ln((1 + P) / (1 +
-// df)) + 1), df = how many notes of the pool have it (smooth idf, as scikit-learn's TfidfVectorizer). A word is a
-// longest run of two or more bytes that are ASCII letters (lower-cased), digits, '_' or part of a character beyond
-// ASCII; a language that writes without spaces gets long words, and with them a weak baseline.
-//
-// The texts are read again from notes.jsonl, because shards hold tokens only. Throws Error(data) when the file does not
-// have as many notes as the table; else as NoteReader.
+// score(query, x) = cosine of the two notes' TF-IDF vectors (evaluation/tfidf.h), with the pool's document frequencies.
+// Throws as TfIdf.
 std::vector<Rank> tfidf_ranks(const std::filesystem::path& notes_file, const std::string& title_template,
                               const Pool& pool, std::span<const Question> questions);
 

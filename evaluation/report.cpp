@@ -13,6 +13,21 @@ int64_t pairs_of(const Slice& slice) {
   return std::count_if(slice.mask.begin(), slice.mask.end(), [](uint8_t m) { return m != 0; });
 }
 
+nlohmann::ordered_json quality_json(const GenerationQuality& quality) {
+  nlohmann::ordered_json categories = nlohmann::ordered_json::object(), hashtags = categories;
+  for (const LabelScores& m : quality.methods) {
+    if (quality.category_notes > 0)
+      categories[m.method] = {{"accuracy", m.category.accuracy}, {"illusory", m.category.illusory}};
+    if (m.of_hashtags)
+      hashtags[m.method] = {
+          {"bleu_4", m.bleu},           {"rouge_1", m.rouge.rouge_1},        {"rouge_2", m.rouge.rouge_2},
+          {"rouge_l", m.rouge.rouge_l}, {"set_precision", m.sets.precision}, {"set_recall", m.sets.recall},
+          {"set_f1", m.sets.f1}};
+  }
+  return {{"category", {{"notes", quality.category_notes}, {"methods", categories}}},
+          {"hashtags", {{"notes", quality.hashtag_notes}, {"methods", hashtags}}}};
+}
+
 }  // namespace
 
 std::string format_report(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool) {
@@ -35,7 +50,8 @@ std::string format_report(std::span<const MethodRanks> methods, std::span<const 
   return text;
 }
 
-std::string report_json(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool) {
+std::string report_json(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool,
+                        const GenerationQuality* quality) {
   nlohmann::ordered_json all;
   for (const Slice& slice : slices) {
     nlohmann::ordered_json of_slice;
@@ -48,7 +64,9 @@ std::string report_json(std::span<const MethodRanks> methods, std::span<const Sl
     }
     all[slice.name] = {{"pairs", pairs_of(slice)}, {"methods", of_slice}};
   }
-  return nlohmann::ordered_json({{"pool", pool}, {"slices", all}}).dump(2) + "\n";
+  nlohmann::ordered_json report = {{"pool", pool}, {"slices", all}};
+  if (quality) report["generation"] = quality_json(*quality);
+  return report.dump(2) + "\n";
 }
 
 }  // namespace notellm

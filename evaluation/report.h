@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "evaluation/generation_quality.h"
 #include "evaluation/ranking.h"
 #include "evaluation/slices.h"
 
@@ -20,7 +21,9 @@ struct MethodRanks {
 // named as such.
 std::string format_report(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool);
 
-// {"pool": …, "slices": {name: {"pairs": …, "methods": {name: {"recall_10": …, …, "mrr": …}}}}}, shares of 1.
-std::string report_json(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool);
+// {"pool": …, "slices": {name: {"pairs": …, "methods": {name: {"recall_10": …, …, "mrr": …}}}}}, shares of 1;
+// where generated labels were scored, also "generation" (docs/data_formats.md).
+std::string report_json(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool,
+                        const GenerationQuality* quality = nullptr);
 
 }  // namespace notellm

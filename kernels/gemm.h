@@ -1,4 +1,4 @@
-// Matrix products by oneDNN, on CUDA by cuBLASLt.
+// Matrix products by oneDNN, of few rows by gemm_few_rows.h, on CUDA by cuBLASLt.
 #pragma once
 
 #include "runtime/device.h"

@@ -125,6 +125,20 @@ inline void transpose(vfloat (&rows)[vector_lanes]) {
   }
 }
 
+// Lane i of the result is the sum of the lanes of rows[i]: a tree of additions, the same for each row.
+inline vfloat sum_rows(vfloat (&rows)[vector_lanes]) {
+  constexpr int half = vector_lanes / 2;
+  static constexpr LaneIndices low = lane_indices([](int i) { return i / 2 + i % 2 * vector_lanes; });
+  static constexpr LaneIndices high = lane_indices([](int i) { return i / 2 + i % 2 * vector_lanes + half; });
+#pragma GCC unroll 4
+  for (int left = half; left > 0; left /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < left; ++i)
+      rows[i] = __builtin_shuffle(rows[i], rows[i + left], low.load()) +
+                __builtin_shuffle(rows[i], rows[i + left], high.load());
+  return rows[0];
+}
+
 // The transposed matrix [n, count] of rows row(0) … row(count − 1) of n elements, in panels of tile_columns columns:
 // each panel is [n, tile_columns], and the last is filled up with zeros.
 template <class Row>

@@ -3,6 +3,7 @@
 #include "kernels/adamw.h"
 #include "kernels/convert.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/decode_attention.h"
 #include "kernels/embedding.h"
 #include "kernels/note_vector.h"
 #include "kernels/rms_norm.h"
@@ -34,7 +35,7 @@ class MemoryOps {
   std::vector<BenchRow> run() {
     for (auto group :
          {&MemoryOps::norm, &MemoryOps::rotation, &MemoryOps::gate, &MemoryOps::table_rows, &MemoryOps::rows_by_place,
-          &MemoryOps::note_vectors, &MemoryOps::token_loss, &MemoryOps::optimizer}) {
+          &MemoryOps::note_vectors, &MemoryOps::token_loss, &MemoryOps::decoding, &MemoryOps::optimizer}) {
       (this->*group)();
       operands_.clear();
     }
@@ -49,6 +50,7 @@ class MemoryOps {
   void rows_by_place();
   void note_vectors();
   void token_loss();
+  void decoding();
   void optimizer();
 
   void time(const char* name, std::string shape, double bytes, const OpTimer::Work& work) {
@@ -154,6 +156,25 @@ void MemoryOps::token_loss() {
   time("cross_entropy", fmt::format("{} × {}", rows, vocabulary_),
        static_cast<double>(logits.bytes() + d_logits.bytes()),
        [&] { cross_entropy(stream_, logits, labels, vocabulary_, 1e-3f, loss, d_logits); });
+}
+
+// As many sequences of 128 tokens as the cache's rows hold; each gets one more.
+void MemoryOps::decoding() {
+  constexpr int32_t keys = 128;
+  const auto sequences = static_cast<int32_t>(std::max<int64_t>(1, rows_ / keys));
+  std::vector<int32_t> run_list, place_list;
+  for (int32_t i = 0; i < sequences; ++i) {
+    run_list.insert(run_list.end(), {i * keys, (i + 1) * keys - 1});
+    place_list.push_back((i + 1) * keys - 1);
+  }
+  const int64_t kv_heads = 2 * model_.kv_heads, head_dim = model_.head_dim;
+  const Tensor cache = operands_.random(compute_, {int64_t{sequences} * keys, kv_heads, head_dim}),
+               kv = operands_.random(compute_, {sequences, kv_heads, head_dim}),
+               q = operands_.random(compute_, {sequences, model_.heads, head_dim}),
+               runs = operands_.copy_of(run_list).reshape({sequences, 1, 2}), place = operands_.copy_of(place_list);
+  time("decode_attention", fmt::format("{} × {} keys", sequences, keys),
+       static_cast<double>(cache.bytes() + 2 * q.bytes()),
+       [&] { decode_attention(stream_, q, kv, cache, runs, place, q); });
 }
 
 void MemoryOps::optimizer() {

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <cstdio>
+#include <optional>
 
 #include "data_pipeline/notes.h"
 #include "evaluation/baselines.h"
@@ -17,6 +18,7 @@ struct EvaluateOptions : ConfigOptions {
   std::string checkpoint, json;
   std::vector<double> popularity_weights;
   bool baselines = true;
+  int generation = 0;  // notes a task; 0: none
 };
 
 // A scratch folder that goes with the object.
@@ -67,6 +69,38 @@ std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, do
   return prior;
 }
 
+// Generated categories and hashtags beside the baselines'; on rank 0, the others get none.
+std::optional<GenerationQuality> evaluate_generation(const EvaluateOptions& options, Communicator& ranks,
+                                                     Stream& stream, const TrainedModel& model) {
+  if (options.generation == 0) return {};
+  const RunConfig& config = model.config;
+  const NoteTable& notes = model.shards.notes;
+  const AskedLabels asked = ask_labels(notes, model.shards.pairs.train, options.generation);
+  if (asked.category.empty() && asked.hashtags.empty())
+    fail(ErrorKind::data,
+         "--generation: all notes with a category or hashtags are in training pairs: none is held out");
+  const OutputReader reader(config.data.shards, notes);
+  std::vector<LabelMethod> methods;
+  if (options.baselines && ranks.rank() == 0)
+    methods = {majority_labels(notes, asked, reader),
+               tfidf_labels(notes, asked, reader, config.data.notes, config.data.title)};
+  const auto generate = [&](const TokenTrie* closed, int64_t most_tokens, const char* name) {
+    NoteGenerator generator(config.model, config.compute(),
+                            {.max_tokens = static_cast<int>(most_tokens), .sampling = {}}, config.evaluate.batch_notes,
+                            config.device);
+    methods.push_back(generated_labels(stream, ranks, generator, model.weights, notes, asked, reader, closed, name));
+  };
+  // Labels of shards have at most max_output_tokens, hashtags are up to max_hashtags of them.
+  const PromptConfig prompt = prepared_config(config.data.shards).prompt;
+  generate(nullptr, int64_t{prompt.max_output_tokens} * std::max(1, prompt.max_hashtags), "notellm");
+  if (!asked.category.empty()) {
+    const TokenTrie closed = category_trie(notes);
+    generate(&closed, closed.longest(), "notellm, constrained");
+  }
+  if (ranks.rank() != 0) return {};
+  return score_labels(notes, asked, reader, methods);
+}
+
 int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   if (!options.json.empty() && ranks.rank() == 0) require_writable(options.json);  // before the work, not after it
   const TrainedModel model = TrainedModel::load(options.read_for_device(ranks), options.checkpoint, ranks);
@@ -92,17 +126,20 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
     methods.push_back(
         {fmt::format("notellm + {} × popularity", weight), rank_targets(stream, ranks, vectors, questions, prior)});
   }
+  const std::optional<GenerationQuality> quality = evaluate_generation(options, ranks, stream, model);
   if (ranks.rank() != 0) return 0;
   std::printf("%s", format_report(methods, slices, pool.size()).c_str());
-  if (!options.json.empty()) write_file(options.json, report_json(methods, slices, pool.size()));
+  if (quality) std::printf("%s", format_quality(*quality).c_str());
+  if (!options.json.empty())
+    write_file(options.json, report_json(methods, slices, pool.size(), quality ? &*quality : nullptr));
   return 0;
 }
 
 }  // namespace
 
 void add_evaluate(CLI::App& app, Action& chosen) {
-  CLI::App* command =
-      app.add_subcommand("evaluate", "Recall@k and MRR of the test pairs over the whole pool, beside baselines");
+  CLI::App* command = app.add_subcommand(
+      "evaluate", "Recall@k and MRR of the test pairs over the whole pool, categories and hashtags, beside baselines");
   auto options = std::make_shared<EvaluateOptions>();
   options->add_to(*command);
   command->add_option("--checkpoint", options->checkpoint,
@@ -111,6 +148,14 @@ void add_evaluate(CLI::App& app, Action& chosen) {
   command->add_option(
       "--popularity-weight", options->popularity_weights,
       "rank also with this weight × log(1 + training clicks) added to e^tau × cosine; several: a line each");
+  command
+      ->add_option(
+          "--generation", options->generation,
+          "generate categories and hashtags of so many notes each that are in no training pair, and score them; "
+          "0: leave it out")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   command->add_flag("!--no-baselines", options->baselines, "leave the baselines out");
   command->callback(
       [options, &chosen] { chosen = [options](Communicator& ranks) { return evaluate(*options, ranks); }; });

@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <nlohmann/json.hpp>
-#include <unordered_map>
 
 #include "evaluation/embedder.h"
+#include "launch/asked_notes.h"
 #include "launch/commands.h"
 #include "launch/nearest.h"
 #include "launch/new_notes.h"
@@ -36,18 +35,6 @@ std::vector<int32_t> pool_rows(const NoteTable& notes, const std::string& pool) 
   return rows;
 }
 
-std::vector<int32_t> rows_of(const NoteTable& notes, const std::vector<std::string>& ids) {
-  std::unordered_map<std::string_view, int32_t> row_of;
-  for (int32_t row = 0; row < notes.size(); ++row) row_of.emplace(notes.ids[row], row);
-  std::vector<int32_t> rows;
-  for (const std::string& id : ids) {
-    const auto found = row_of.find(id);
-    if (found == row_of.end()) fail(ErrorKind::usage, "--id {}: no note of the shards has this id", id);
-    rows.push_back(found->second);
-  }
-  return rows;
-}
-
 // Some notes from the most clicked one to the least, evenly spread.
 std::vector<int32_t> examples(const NoteTable& notes, std::vector<int32_t> pool, int count) {
   std::stable_sort(pool.begin(), pool.end(), [&](int32_t a, int32_t b) { return notes.clicks[a] > notes.clicks[b]; });
@@ -57,32 +44,12 @@ std::vector<int32_t> examples(const NoteTable& notes, std::vector<int32_t> pool,
   return rows;
 }
 
-std::vector<Note> notes_of_texts(const NeighborsOptions& options) {
-  if (options.contents.size() > options.texts.size())
-    fail(ErrorKind::usage, "{} --content for {} --text: each belongs to the --text of the same place",
-         options.contents.size(), options.texts.size());
-  std::vector<Note> notes;
-  for (size_t i = 0; i < options.texts.size(); ++i) {
-    const std::string content = i < options.contents.size() ? options.contents[i] : "";
-    for (const std::string& text : {options.texts[i], content}) {
-      try {
-        (void)nlohmann::json(text).dump();  // refuses what is no UTF-8
-      } catch (const nlohmann::json::exception&) {
-        fail(ErrorKind::usage, "--text or --content number {} is not valid UTF-8", i + 1);
-      }
-    }
-    if (fold_spaces(options.texts[i] + content).empty()) fail(ErrorKind::usage, "--text number {} is empty", i + 1);
-    notes.push_back({"(text)", options.texts[i], content, "", {}});
-  }
-  return notes;
-}
-
 Queries read_queries(const NeighborsOptions& options, const std::string& shards, const NoteTable& notes,
                      const std::vector<int32_t>& pool) {
   Queries queries;
-  queries.texts = tokenize_notes(shards, notes, notes_of_texts(options));
+  queries.texts = tokenize_notes(shards, notes, notes_of_texts(options.texts, options.contents));
   queries.rows = options.ids.empty() && options.texts.empty() ? examples(notes, pool, options.examples)
-                                                              : rows_of(notes, options.ids);
+                                                              : rows_of_ids(notes, options.ids);
   return queries;
 }
 

@@ -68,8 +68,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", NOTELLM_VERSION);
   app.get_formatter()->column_width(36);
   Action chosen;
-  for (auto add : {add_prepare, add_import, add_train, add_evaluate, add_embed, add_neighbors, add_export, add_bench,
-                   add_plan, add_inspect, add_doctor})
+  for (auto add : {add_prepare, add_import, add_train, add_evaluate, add_embed, add_neighbors, add_generate, add_export,
+                   add_bench, add_plan, add_inspect, add_doctor})
     add(app, chosen);
   try {
     app.parse(argc, argv);

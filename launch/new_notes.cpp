@@ -24,12 +24,12 @@ class NewNotes {
   }
 
   void add(const std::vector<Note>& notes) {
-    std::vector<std::vector<int32_t>> inputs(notes.size());
+    std::vector<NoteTokens> tokens(notes.size());
     std::exception_ptr error;
 #pragma omp parallel for schedule(dynamic, 16)
     for (size_t i = 0; i < notes.size(); ++i) {
       try {
-        inputs[i] = prompt_.tokens(encoders_[omp_get_thread_num()], notes[i]).category_input;
+        tokens[i] = prompt_.tokens(encoders_[omp_get_thread_num()], notes[i]);
       } catch (...) {
 #pragma omp critical
         error = std::current_exception();
@@ -39,7 +39,8 @@ class NewNotes {
     for (size_t i = 0; i < notes.size(); ++i) {
       table_.ids.push_back(notes[i].id);
       table_.titles.push_back(notes[i].title);
-      table_.category_input.push_back(inputs[i]);
+      table_.category_input.push_back(tokens[i].category_input);
+      table_.hashtag_input.push_back(tokens[i].hashtag_input);
     }
   }
 

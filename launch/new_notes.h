@@ -11,7 +11,8 @@
 
 namespace notellm {
 
-// What Task::embed reads of a note: ids, titles, category_input and the prompt. The rest of the table stays empty. With
+// What the prompts read of a note: ids, titles, the inputs of both tasks and the shared prompt. The rest of the table
+// stays empty: it is for embedding and generating. With
 // the tokenizer and the prompt of the folder of shards that `known` was read from. Throws Error(data): the folder's
 // tokenizer is not the one that made its shards.
 NoteTable tokenize_notes(const std::filesystem::path& shards, const NoteTable& known, const std::vector<Note>& notes);

@@ -22,13 +22,14 @@ Buffer load_compute_weights(const std::filesystem::path& checkpoint, const Param
 
 }  // namespace
 
-TrainedModel TrainedModel::load(const RunConfig& config, const std::string& checkpoint_or_empty, Communicator& ranks) {
+TrainedModel TrainedModel::load(const RunConfig& config, const std::string& checkpoint_or_empty, Communicator& ranks,
+                                TensorPart part) {
   const std::filesystem::path folder =
       find_checkpoint(checkpoint_or_empty.empty() ? config.train.run : checkpoint_or_empty);
   ranks.require_equal("checkpoint", "the checkpoint", folder.string());
   const CheckpointInfo info = verify_checkpoint(folder, ranks);
   Shards shards = read_shards(config.data.shards);
-  ParameterLayout layout(info.config.model, padded_vocabulary(shards.notes.prompt.vocabulary));
+  ParameterLayout layout(info.config.model, padded_vocabulary(shards.notes.prompt.vocabulary), part);
   if (info.manifest.tokenizer_digest != shards.notes.tokenizer_digest ||
       info.manifest.vocabulary != layout.vocabulary())
     fail(ErrorKind::checkpoint,

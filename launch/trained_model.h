@@ -25,8 +25,9 @@ struct TrainedModel {
   // Reads data.shards of the configuration and a checkpoint: the folder of one, or of a run; empty: the newest one of
   // train.run. Every file of the checkpoint is compared with its checksum, by one of the ranks. A collective. Throws
   // Error: io (no shards, no checkpoint), data (damaged shards), checkpoint (damaged, or trained on shards of another
-  // tokenizer), peer (ranks that find different checkpoints).
-  static TrainedModel load(const RunConfig& config, const std::string& checkpoint_or_empty, Communicator& ranks);
+  // tokenizer), peer (ranks that find different checkpoints). part: of the model, for a tensor group.
+  static TrainedModel load(const RunConfig& config, const std::string& checkpoint_or_empty, Communicator& ranks,
+                           TensorPart part = {});
 };
 
 }  // namespace notellm

@@ -174,6 +174,7 @@ void Transformer::begin_last_queries(const Pass& pass) {
 void Transformer::attend(const Pass& pass, int layer) {
   if (is_last(layer)) begin_last_queries(pass);
   const Layer& l = layers_[layer];
+  if (pass.hooks.attends) pass.hooks.attends(layer, l.kv);
   if constexpr (cuda_built)
     if (by_cudnn(layer)) {
       const int64_t mark = pass.arena.mark();

@@ -34,6 +34,8 @@ struct PassHooks {
   std::function<void(int layer)> begins;
   // Backward: the work that adds to layer `layer`'s gradients has been enqueued.
   std::function<void(int layer)> done;
+  // Forward: the layer's keys and values [n, 2·kv_heads, head_dim] have been enqueued, and stay until the next layer's.
+  std::function<void(int layer, Tensor kv)> attends = {};
 };
 
 struct TransformerOptions {
@@ -94,6 +96,7 @@ class Transformer {
   };
   struct Pass;  // what every function of one pass needs: stream, weights, input, arena, hooks
 
+  friend class Decoder;  // the rotary table
   void allocate_layers(const ModelInput& input, Arena& arena, bool keep);
   void allocate_work(Layer& l, int64_t n, int64_t r, Arena& arena) const;
   void allocate_input(Layer& l, int64_t n, Arena& arena) const;

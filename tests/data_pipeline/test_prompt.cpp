@@ -56,6 +56,25 @@ std::string decoded(const Tokenizer& tokenizer, const Prompt& prompt, const Note
   return tokenizer.decode(all, Place::begins);
 }
 
+TEST(Prompt, LabelsOfOutputs) {
+  const auto labels = labels_of_output;
+  const auto paper = PromptPreset::paper, released = PromptPreset::released;
+  using Texts = std::vector<std::string>;
+  EXPECT_EQ(labels(paper, Task::category, " outer  space"), (Texts{"outer space"}));
+  EXPECT_EQ(labels(paper, Task::category, " a, b"), (Texts{"a, b"}));  // one category
+  EXPECT_EQ(labels(paper, Task::category, " "), Texts());
+  EXPECT_EQ(labels(paper, Task::hashtags, " run, shoe size,, x ,"), (Texts{"run", "shoe size", "x"}));
+  EXPECT_EQ(labels(released, Task::category, "美食。"), (Texts{"美食"}));
+  EXPECT_EQ(labels(released, Task::category, "美食"), (Texts{"美食"}));
+  EXPECT_EQ(labels(released, Task::hashtags, "美食，穿 搭。"), (Texts{"美食", "穿 搭"}));
+  EXPECT_EQ(labels(released, Task::hashtags, ""), Texts());
+  for (const PromptPreset preset : {paper, released}) {
+    EXPECT_EQ(labels(preset, Task::hashtags, prompt_text(preset, Task::hashtags, shoe_note).output),
+              shoe_note.hashtags);
+    EXPECT_EQ(labels(preset, Task::category, prompt_text(preset, Task::category, shoe_note).output), (Texts{"sports"}));
+  }
+}
+
 TEST(Prompt, PaperTextsLiterally) {
   Note note = shoe_note;
   note.content = fold_spaces(note.content);

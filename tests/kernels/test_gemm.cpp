@@ -1,10 +1,12 @@
-#include "kernels/gemm.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 #include <vector>
+
+#include "kernels/gemm.h"
+#include "kernels/gemm_few_rows.h"
+#include "tests/kernels/op_support.h"
 
 namespace notellm {
 namespace {
@@ -32,7 +34,9 @@ void compare(const Case& s, Transpose ta, Transpose tb, DType in, DType out, boo
   for (auto* v : {&a, &b, &c})
     for (float& x : *v) x = static_cast<float>(bf16(normal(random)));
   std::vector<bf16> a16(a.size()), b16(b.size()), c16(c.size());
-  auto narrow = [](auto& from, auto& to) { for (size_t i = 0; i < from.size(); ++i) to[i] = bf16(from[i]); };
+  auto narrow = [](auto& from, auto& to) {
+    for (size_t i = 0; i < from.size(); ++i) to[i] = bf16(from[i]);
+  };
   narrow(a, a16), narrow(b, b16), narrow(c, c16);
   const bool is_ta = ta == Transpose::yes, is_tb = tb == Transpose::yes;
   const auto tensor = [&](auto& wide, auto& slim, DType t, int64_t r, int64_t q) {
@@ -57,7 +61,8 @@ void compare(const Case& s, Transpose ta, Transpose tb, DType in, DType out, boo
 }
 
 TEST(Gemm, AgainstPlainLoops) {
-  for (Case s : {Case{1, 1, 1}, {3, 5, 7}, {64, 32, 48}, {65, 33, 17}, {130, 192, 70}})
+  for (Case s :
+       {Case{1, 1, 1}, {3, 5, 7}, {1, 70, 37}, {2, 64, 16}, {7, 33, 20}, {64, 32, 48}, {65, 33, 17}, {130, 192, 70}})
     for (Transpose ta : {Transpose::no, Transpose::yes})
       for (Transpose tb : {Transpose::no, Transpose::yes})
         for (bool accumulate : {false, true}) {
@@ -65,6 +70,41 @@ TEST(Gemm, AgainstPlainLoops) {
           compare(s, ta, tb, DType::bf16, DType::f32, accumulate);
           compare(s, ta, tb, DType::bf16, DType::bf16, accumulate);
         }
+}
+
+// What a note's next token is must not depend on which notes are computed beside it.
+template <class T>
+void expect_rows_alone(int64_t k, int64_t n, bool dot_bf16) {
+  const std::vector<T> a = test::cast<T>(test::normal(few_rows * k, 1)), b = test::cast<T>(test::normal(n * k, 2));
+  const auto product = [&](int64_t first, int64_t m) {
+    std::vector<float> c(static_cast<size_t>(m * n), 1.0f);
+    gemm_few_rows(Tensor::of(a.data() + first * k, {m, k}), Tensor::of(b.data(), {n, k}), Tensor::of(c.data(), {m, n}),
+                  false, dot_bf16);
+    return c;
+  };
+  const std::vector<float> all = product(0, few_rows);
+  for (int64_t m : {1, 2, 3, 5, 6, 7})
+    for (int64_t first = 0; first + m <= few_rows; first += 9)
+      EXPECT_TRUE(std::ranges::equal(product(first, m), std::span(all).subspan(first * n, m * n))) << m << " rows";
+  test::expect_same_bits([&] { return test::bytes_of(product(0, few_rows)); });
+  for (int64_t i = 0; i < few_rows; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0, magnitude = 0;
+      for (int64_t x = 0; x < k; ++x) {
+        const double term = double(float(a[i * k + x])) * double(float(b[j * k + x]));
+        sum += term, magnitude += std::abs(term);
+      }
+      ASSERT_NEAR(all[i * n + j], sum, (k + 1) * 0x1p-24 * magnitude + 1e-30) << i << ", " << j;
+    }
+}
+
+TEST(Gemm, FewRowsDoNotDependOnEachOther) {
+  for (const auto& [k, n] : {std::pair<int64_t, int64_t>{1, 1}, {31, 15}, {64, 48}, {100, 37}, {300, 200}}) {
+    SCOPED_TRACE(fmt::format("k {}, n {}", k, n));
+    expect_rows_alone<float>(k, n, false);
+    expect_rows_alone<bf16>(k, n, false);
+    expect_rows_alone<bf16>(k, n, true);
+  }
 }
 
 TEST(Gemm, EmptySizes) {
@@ -83,8 +123,10 @@ TEST(Gemm, Errors) {
   std::vector<bf16> y(16);
   EXPECT_THROW(gemm(stream, view(x, 2, 3), Transpose::no, view(x, 2, 3), Transpose::no, view(x, 2, 3)), Error);
   EXPECT_THROW(gemm(stream, view(x, 2, 3), Transpose::no, view(x, 3, 2), Transpose::no, view(x, 3, 2)), Error);
-  EXPECT_THROW(gemm(stream, view(x, 2, 2), Transpose::no, Tensor::of(y.data(), {2, 2}), Transpose::no, view(x, 2, 2)), Error);
-  EXPECT_THROW(gemm(stream, view(x, 2, 2), Transpose::no, view(x, 2, 2), Transpose::no, Tensor::of(y.data(), {2, 2})), Error);
+  EXPECT_THROW(gemm(stream, view(x, 2, 2), Transpose::no, Tensor::of(y.data(), {2, 2}), Transpose::no, view(x, 2, 2)),
+               Error);
+  EXPECT_THROW(gemm(stream, view(x, 2, 2), Transpose::no, view(x, 2, 2), Transpose::no, Tensor::of(y.data(), {2, 2})),
+               Error);
 }
 
 }  // namespace

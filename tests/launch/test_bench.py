@@ -44,6 +44,7 @@ MEMORY_OPS = {
     "l2_normalize": 2 * 4 * ROWS * NOTE_DIM,
     "l2_normalize_backward": 3 * 4 * ROWS * NOTE_DIM,
     "cross_entropy": (4 + 2) * ROWS * VOCABULARY,
+    "decode_attention": 2 * 128 * KV + 2 * 2 * DIM,  # one sequence of 128 tokens
     "sum_of_squares": 4 * 8192 * ROWS,
     "adamw": (7 * 4 + 2) * 8192 * ROWS,
 }

@@ -18,8 +18,8 @@ import tempfile
 import unittest
 
 NOTELLM, MPIEXEC = sys.argv[1:3]
-COMMANDS = ["prepare", "import", "train", "evaluate", "embed", "neighbors", "export", "bench step", "bench gemm", "bench kernels",
-            "plan", "inspect", "doctor"]
+COMMANDS = ["prepare", "import", "train", "evaluate", "embed", "neighbors", "generate", "export", "bench step", "bench gemm",
+            "bench kernels", "plan", "inspect", "doctor"]
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = {
@@ -114,12 +114,12 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as name:
             config = pathlib.Path(name, "run.yaml")
             config.write_text("train: {stepz: 3}\n", encoding="utf-8")
-            for command in ("prepare", "train", "evaluate", "neighbors", "bench step", "plan"):
+            for command in ("prepare", "train", "evaluate", "neighbors", "generate", "bench step", "plan"):
                 with self.subTest(command):
                     self.expect([*command.split(), str(config)], 2, "stepz", "steps", str(config))
             self.expect(["train", str(pathlib.Path(name, "none.yaml"))], 4, "none.yaml")
             config.write_text(f"data: {{shards: {name}/none}}\ntrain: {{run: {name}/none}}\n", encoding="utf-8")
-            for command in ("evaluate", "neighbors", "bench step"):
+            for command in ("evaluate", "neighbors", "generate", "bench step"):
                 with self.subTest(command):
                     self.expect([*command.split(), str(config)], 4, f"{name}/none")
 
@@ -128,7 +128,7 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             config = pathlib.Path(folder, "run.yaml")
             config.write_text("device: cuda\n")
-            for command in ["train", "evaluate", "bench step", "bench gemm", "bench kernels"]:
+            for command in ["train", "evaluate", "generate", "bench step", "bench gemm", "bench kernels"]:
                 result = subprocess.run([NOTELLM, *command.split(), str(config)], capture_output=True, text=True,
                                         check=False, env={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}, timeout=60)
                 self.assertEqual(result.returncode, 8, result.stderr)

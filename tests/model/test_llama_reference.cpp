@@ -6,7 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "data_pipeline/tokenizer.h"
 #include "losses/token_loss.h"
+#include "model/generator.h"
 #include "model/transformer.h"
 #include "runtime/files.h"
 #include "tests/support/shared.h"
@@ -123,6 +125,26 @@ INSTANTIATE_TEST_SUITE_P(Cuts, LlamaReference,
                            return info.param.size() == 1 ? std::string("Whole")
                                                          : "PrefixOf" + std::to_string(info.param[0]);
                          });
+
+// Greedy decoding from BOS alone gives the text of an independent program, and of transformers.
+TEST(LlamaReference, GreedyText) {
+  NOTELLM_NEEDS_SHARED(model_folder);
+  const Llama llama;
+  const Tokenizer tokenizer = Tokenizer::load(test::shared_path(model_folder) / "tokenizer.model");
+  PackedBatch bos;
+  bos.tokens = {tokenizer.bos()};
+  bos.positions = {0};
+  bos.segments = {{0, 1, -1}};
+  bos.note_rows = bos.label_rows = {0};
+  bos.note_ids = {0};
+  bos.labels = {tokenizer.eos()};
+  Generator generator(llama.config, DType::f32, {.max_tokens = 200, .sampling = {}});
+  Stream stream;
+  const std::vector<Generated> outputs = generator.run(stream, llama.parameters.weights, bos, {tokenizer.eos(), 512});
+  const std::string expected = read_file(test::shared_path(model_folder) / "greedy200.txt");
+  const std::string text = tokenizer.decode(outputs[0].tokens, true);
+  EXPECT_EQ(text, expected.substr(0, expected.find_last_not_of('\n') + 1));
+}
 
 }  // namespace
 }  // namespace notellm

@@ -1,0 +1,223 @@
+#include "kernels/decode_attention.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/checks.h"
+#include "kernels/small_gemm.h"
+
+// A thread takes some kv heads of a query and goes over the sequence's rows once, vector_lanes of them at a time, whose
+// scores are one vector; the softmax is online (Milakov and Gimelshein 2018, arXiv 1805.02867).
+namespace notellm {
+namespace {
+
+void expect_rows(Tensor cache, Tensor runs, Tensor place) {
+  const auto rows = static_cast<int32_t>(cache.rows());
+  const int32_t* run = runs.as<int32_t>();
+  for (int64_t r = 0; r < runs.size() / 2; ++r)
+    NOTELLM_CHECK(0 <= run[2 * r] && run[2 * r] <= run[2 * r + 1] && run[2 * r + 1] <= rows,
+                  "rows {} to {} of a cache of {}", run[2 * r], run[2 * r + 1], rows);
+  for (const int32_t at : place.span<int32_t>())
+    NOTELLM_CHECK(0 <= at && at < rows, "row {} of a cache of {}", at, rows);
+}
+
+// What all threads know.
+template <class T>
+struct Problem {
+  const T *q, *kv;
+  T *cache, *o;
+  const int32_t *runs, *place;
+  int64_t run_count, heads, kv_heads, head_dim;
+
+  int64_t row_size() const { return 2 * kv_heads * head_dim; }
+  int64_t group() const { return heads / kv_heads; }
+  int64_t pieces() const { return (head_dim + vector_lanes - 1) / vector_lanes; }  // vectors that hold a head
+};
+
+// The work of one query and some kv heads. whole: a head is so many whole vectors, which then stay in registers; 0: it
+// is of any size.
+template <class T, int whole>
+class Decoding {
+ public:
+  Decoding(const Problem<T>& p, int64_t query, int64_t first, int64_t last)
+      : p_(p), query_(query), first_(first), last_(last) {
+    const int64_t heads = (last - first) * p.group();
+    std::vector<vfloat>& memory = scratch();
+    memory.resize(std::max<size_t>(memory.size(), static_cast<size_t>(heads * (2 * pieces() + 2))));
+    q_ = memory.data();
+    sums_ = q_ + heads * pieces();
+    most_ = reinterpret_cast<float*>(sums_ + heads * pieces());
+    weight_ = most_ + heads;
+    std::fill_n(sums_, heads * pieces(), vfloat{});
+    std::fill_n(most_, heads, -std::numeric_limits<float>::infinity());
+    std::fill_n(weight_, heads, 0.0f);
+    const float scale = 1 / std::sqrt(static_cast<float>(p.head_dim));
+    for (int64_t h = 0; h < heads; ++h)
+      for (int64_t c = 0; c < pieces(); ++c)
+        q_[h * pieces() + c] = piece(p.q + (query * p.heads + first * p.group() + h) * p.head_dim, c) * scale;
+  }
+
+  void run() {
+    keep_new_row();
+    const int64_t count = find_rows();
+    for (begin_ = 0; begin_ < count; begin_ += vector_lanes) {
+      count_ = static_cast<int>(std::min<int64_t>(vector_lanes, count - begin_));
+      for (int64_t g = first_; g < last_; ++g)
+        for (int64_t h = (g - first_) * p_.group(); h < (g - first_ + 1) * p_.group(); ++h) take_head(g, h);
+    }
+    finish();
+  }
+
+ private:
+  static std::vector<vfloat>& scratch() {
+    thread_local std::vector<vfloat> memory;
+    return memory;
+  }
+  static std::vector<const T*>& rows_of_thread() {
+    thread_local std::vector<const T*> memory;
+    return memory;
+  }
+  int64_t pieces() const { return whole > 0 ? whole : p_.pieces(); }
+  vfloat piece(const T* head, int64_t c) const {
+    if constexpr (whole > 0) return vload(head + c * vector_lanes);
+    return vload(head + c * vector_lanes, p_.head_dim - c * vector_lanes);
+  }
+
+  void keep_new_row() {
+    const T* from = p_.kv + query_ * p_.row_size();
+    T* to = p_.cache + p_.place[query_] * p_.row_size();
+    for (int64_t part = 0; part < 2; ++part) {
+      const int64_t begin = (part * p_.kv_heads + first_) * p_.head_dim;
+      std::copy_n(from + begin, (last_ - first_) * p_.head_dim, to + begin);
+    }
+  }
+
+  // How many there are; behind them stands the last one, once more for each lane, to be read ahead.
+  int64_t find_rows() {
+    rows_.clear();
+    for (int64_t r = 0; r < p_.run_count; ++r) {
+      const int32_t* run = p_.runs + (query_ * p_.run_count + r) * 2;
+      for (int32_t row = run[0]; row < run[1]; ++row) rows_.push_back(p_.cache + row * p_.row_size());
+    }
+    rows_.push_back(p_.cache + p_.place[query_] * p_.row_size());
+    const auto count = std::ssize(rows_);
+    rows_.resize(static_cast<size_t>(count + 2 * vector_lanes), rows_.back());
+    return count;
+  }
+
+  // Asks for the part of a row that the next block will want: a head's parts of rows lie too far apart for the CPU to
+  // guess them.
+  void read_ahead(const T* part) const {
+    constexpr int64_t line_bytes = 64;
+    for (int64_t byte = 0; byte < pieces() * vector_lanes * static_cast<int64_t>(sizeof(T)); byte += line_bytes)
+      __builtin_prefetch(reinterpret_cast<const char*>(part) + byte);
+  }
+
+  void take_head(int64_t g, int64_t h) {
+    const T* const* block = rows_.data() + begin_;
+    const vfloat scores = scores_of(block, g, h);
+    const float most = std::max(most_[h], lane_max(scores)), before = exp_or_zero(most_[h] - most);
+    const vfloat p = exp_or_zero(scores - most);
+    most_[h] = most;
+    weight_[h] = weight_[h] * before + lane_sum(p);
+    add_values(block, g, p, before, sums_ + h * pieces());
+  }
+
+  // −inf for lanes without a row.
+  vfloat scores_of(const T* const* block, int64_t g, int64_t h) const {
+    static constexpr LaneIndices zero_up = lane_indices([](int i) { return i; });
+    vfloat products[vector_lanes];
+    const vfloat* q = q_ + h * pieces();
+#pragma GCC unroll 16
+    for (int r = 0; r < vector_lanes; ++r) {
+      const T* key = block[r] + g * p_.head_dim;
+      read_ahead(block[r + vector_lanes] + g * p_.head_dim);
+      vfloat sum = q[0] * piece(key, 0);
+      for (int64_t c = 1; c < pieces(); ++c) sum += q[c] * piece(key, c);
+      products[r] = sum;
+    }
+    const vfloat scores = sum_rows(products);
+    return zero_up.load() < count_ ? scores : vbroadcast(-std::numeric_limits<float>::infinity());
+  }
+
+  // sums = sums · before + Σ_r p[r] · v[r]
+  void add_values(const T* const* block, int64_t g, vfloat p, float before, vfloat* sums) const {
+    const int64_t at = (p_.kv_heads + g) * p_.head_dim;
+    float weights[vector_lanes];
+    vstore(weights, p);
+    if constexpr (whole > 0) {
+      vfloat sum[whole];
+      for (int c = 0; c < whole; ++c) sum[c] = sums[c] * before;
+      for (int r = 0; r < count_; ++r) {
+        read_ahead(block[r + vector_lanes] + at);
+        for (int c = 0; c < whole; ++c) sum[c] += weights[r] * piece(block[r] + at, c);
+      }
+      for (int c = 0; c < whole; ++c) sums[c] = sum[c];
+    } else {
+      for (int64_t c = 0; c < pieces(); ++c) {
+        sums[c] *= before;
+        for (int r = 0; r < count_; ++r) sums[c] += weights[r] * piece(block[r] + at, c);
+      }
+    }
+  }
+
+  void finish() const {
+    for (int64_t h = 0; h < (last_ - first_) * p_.group(); ++h) {
+      T* to = p_.o + (query_ * p_.heads + first_ * p_.group() + h) * p_.head_dim;
+      for (int64_t c = 0; c < pieces(); ++c)
+        vstore(to + c * vector_lanes, sums_[h * pieces() + c] / weight_[h], p_.head_dim - c * vector_lanes);
+    }
+  }
+
+  const Problem<T>& p_;
+  int64_t query_, first_, last_;
+  vfloat *q_, *sums_;                               // [heads, pieces]
+  float *most_, *weight_;                           // [heads]
+  std::vector<const T*>& rows_ = rows_of_thread();  // of the cache: the sequence, in its order
+  int64_t begin_ = 0;                               // the block: its first place among them
+  int count_ = 0;
+};
+
+}  // namespace
+
+void decode_attention(Stream& stream, Tensor q, Tensor kv, Tensor cache, Tensor runs, Tensor place, Tensor o) {
+  NOTELLM_CHECK(q.dims == 3 && kv.dims == 3 && runs.dims == 3, "q {}, kv {}, runs {}", describe(q), describe(kv),
+                describe(runs));
+  const int64_t queries = q.rows(), heads = q.shape[1], head_dim = q.shape[2], kv_heads = kv.shape[1] / 2;
+  NOTELLM_CHECK(kv_heads > 0 && heads > 0 && head_dim > 0 && heads % kv_heads == 0, "{} heads of {} over {} kv heads",
+                heads, head_dim, kv_heads);
+  expect("kv", kv, q.dtype, queries, 2 * kv_heads * head_dim);
+  expect("cache", cache, q.dtype, cache.rows(), kv.cols());
+  expect("runs", runs, DType::i32, queries, 2 * runs.shape[1]);
+  expect("place", place, DType::i32, queries);
+  expect("o", o, q.dtype, queries, q.cols());
+  if constexpr (cuda_built)
+    if (stream.on_gpu()) {
+      NOTELLM_CHECK(head_dim <= 256, "head_dim {}, but CUDA has at most 256 here", head_dim);
+      return gpu::decode_attention(stream, q, kv, cache, runs, place, o);
+    }
+  expect_rows(cache, runs, place);
+  with_float_type("q", q, [&]<class T>(T) {
+    const Problem<T> problem{q.as<T>(),           kv.as<T>(),    cache.as<T>(), o.as<T>(), runs.as<int32_t>(),
+                             place.as<int32_t>(), runs.shape[1], heads,         kv_heads,  head_dim};
+    // Few queries: their heads apart, so that every thread has some.
+    const int64_t wanted = 2 * omp_get_max_threads();
+    const int64_t parts = std::clamp<int64_t>((wanted + queries - 1) / std::max<int64_t>(1, queries), 1, kv_heads);
+    const auto run = [&]<int whole>() {
+#pragma omp parallel for schedule(static) if (queries * q.cols() > 256)
+      for (int64_t item = 0; item < queries * parts; ++item) {
+        const int64_t part = item % parts;
+        Decoding<T, whole>(problem, item / parts, kv_heads * part / parts, kv_heads * (part + 1) / parts).run();
+      }
+    };
+    if (head_dim == 4 * vector_lanes) return run.template operator()<4>();
+    if (head_dim == 8 * vector_lanes) return run.template operator()<8>();
+    run.template operator()<0>();
+  });
+}
+
+}  // namespace notellm

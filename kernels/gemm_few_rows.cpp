@@ -1,0 +1,158 @@
+#include "kernels/gemm_few_rows.h"
+
+#include "kernels/checks.h"
+#include "kernels/small_gemm.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace notellm {
+namespace {
+
+// A block is `rows` rows of a and vector_lanes / rows of b, whose products are all sums of one vector each: as many as
+// a vector has lanes, so that they become one vector in the end.
+
+// Pieces of vector_lanes elements, as f32.
+template <class T>
+struct Widened {
+  using Element = T;
+  static constexpr int64_t step = vector_lanes;
+  using Piece = vfloat;
+  static Piece load(const T* from) { return vload(from); }
+  static Piece load(const T* from, int64_t n) { return vload(from, n); }
+  static vfloat multiply_add(vfloat sum, Piece a, Piece b) { return sum + a * b; }
+};
+
+#if defined(__AVX512BF16__)
+// Pieces of 32 bf16, whose products are added in pairs.
+struct Pairs {
+  using Element = bf16;
+  static constexpr int64_t step = 32;
+  using Piece = __m512bh;
+  static Piece load(const bf16* from) {
+    Piece piece;
+    std::memcpy(&piece, from, sizeof piece);
+    return piece;
+  }
+  static Piece load(const bf16* from, int64_t n) {
+    Piece piece = {};
+    std::memcpy(&piece, from, static_cast<size_t>(n) * sizeof(bf16));
+    return piece;
+  }
+  static vfloat multiply_add(vfloat sum, Piece a, Piece b) { return (vfloat)_mm512_dpbf16_ps((__m512)sum, a, b); }
+};
+#endif
+
+// What a block of b is read ahead by: the memory needs some 100 ns, in which a core takes some KB.
+constexpr int64_t ahead_bytes = 4096;
+
+// sums[r·columns + c] = a's row r · b's row c. The rows lie `k` elements apart.
+template <class Kind, int rows, bool read_ahead>
+[[gnu::always_inline]] inline void block(const typename Kind::Element* a, const typename Kind::Element* b, int64_t k,
+                                         vfloat (&sums)[vector_lanes]) {
+  constexpr int columns = vector_lanes / rows;
+#pragma GCC unroll 16
+  for (int i = 0; i < vector_lanes; ++i) sums[i] = vfloat{};
+  const auto add = [&](const auto& load) __attribute__((always_inline)) {
+    typename Kind::Piece of_a[rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) of_a[r] = load(a + r * k);
+#pragma GCC unroll 16
+    for (int c = 0; c < columns; ++c) {
+      const auto of_b = load(b + c * k);
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) sums[r * columns + c] = Kind::multiply_add(sums[r * columns + c], of_a[r], of_b);
+    }
+  };
+  int64_t at = 0;
+  for (; at + Kind::step <= k; at += Kind::step) {
+    if constexpr (read_ahead)
+#pragma GCC unroll 16
+      for (int c = 0; c < columns; ++c)
+        __builtin_prefetch(reinterpret_cast<const char*>(b + c * k + at) + columns * k * sizeof(*b));
+    add([&](const auto* row) __attribute__((always_inline)) { return Kind::load(row + at); });
+  }
+  if (at < k) add([&](const auto* row) __attribute__((always_inline)) { return Kind::load(row + at, k - at); });
+}
+
+template <class C>
+struct Result {
+  C* data;
+  int64_t stride;
+  bool accumulate;
+  void put(int64_t i, int64_t j, float sum) const {
+    C& to = data[i * stride + j];
+    to = C(accumulate ? sum + static_cast<float>(to) : sum);
+  }
+};
+
+// Rows [row, row + rows) of a with as many rows of b, from `column`, as a block has.
+template <class Kind, int rows, bool read_ahead, class C>
+void finish_block(const typename Kind::Element* a, const typename Kind::Element* b, int64_t k, int64_t row,
+                  int64_t column, const Result<C>& result) {
+  constexpr int columns = vector_lanes / rows;
+  vfloat sums[vector_lanes];
+  block<Kind, rows, read_ahead>(a + row * k, b + column * k, k, sums);
+  const vfloat all = sum_rows(sums);
+#pragma GCC unroll 16
+  for (int i = 0; i < vector_lanes; ++i) result.put(row + i / columns, column + i % columns, all[i]);
+}
+
+// All rows of a with vector_lanes rows of b: those at a time that make the squarest blocks.
+constexpr int most_rows = vector_lanes >= 16 ? 4 : 2;
+template <class Kind, class C>
+void finish_columns(const typename Kind::Element* a, const typename Kind::Element* b, int64_t m, int64_t k,
+                    int64_t column, const Result<C>& result) {
+  int64_t row = 0;
+  const auto blocks = [&]<int rows, bool read_ahead>() {
+    for (int64_t c = 0; c < vector_lanes; c += vector_lanes / rows)
+      finish_block<Kind, rows, read_ahead>(a, b, k, row, column + c, result);
+    row += rows;
+  };
+  if (m == 1) return blocks.template operator()<1, true>();
+  while (row + most_rows <= m) blocks.template operator()<most_rows, false>();
+  if constexpr (most_rows > 2)
+    if (row + 2 <= m) blocks.template operator()<2, false>();
+  if (row < m) blocks.template operator()<1, false>();
+}
+
+// One row of a, one of b: the same sums in the same order.
+template <class Kind, class C>
+void finish_one(const typename Kind::Element* a, const typename Kind::Element* b, int64_t k, int64_t row,
+                int64_t column, const Result<C>& result) {
+  vfloat sums[vector_lanes] = {};
+  int64_t at = 0;
+  const auto *from = a + row * k, *to = b + column * k;
+  for (; at + Kind::step <= k; at += Kind::step)
+    sums[0] = Kind::multiply_add(sums[0], Kind::load(from + at), Kind::load(to + at));
+  if (at < k) sums[0] = Kind::multiply_add(sums[0], Kind::load(from + at, k - at), Kind::load(to + at, k - at));
+  result.put(row, column, sum_rows(sums)[0]);
+}
+
+template <class Kind, class C>
+void product(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
+  using T = typename Kind::Element;
+  const int64_t m = a.rows(), n = b.rows(), k = a.cols(), whole = n / vector_lanes;
+  const T *left = a.as<T>(), *right = b.as<T>();
+  const Result<C> result{c.as<C>(), n, accumulate};
+#pragma omp parallel for schedule(static) if (n * k > parallel_elements)
+  for (int64_t block = 0; block < whole; ++block) finish_columns<Kind>(left, right, m, k, block * vector_lanes, result);
+  for (int64_t j = whole * vector_lanes; j < n; ++j)
+    for (int64_t i = 0; i < m; ++i) finish_one<Kind>(left, right, k, i, j, result);
+}
+
+}  // namespace
+
+void gemm_few_rows(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate, bool dot_bf16) {
+  const auto into = [&]<class Kind>(Kind) {
+    with_float_type("c", c, [&]<class C>(C) { product<Kind, C>(a, b, c, accumulate); });
+  };
+  if (a.dtype == DType::f32) return product<Widened<float>, float>(a, b, c, accumulate);
+#if defined(__AVX512BF16__)
+  if (dot_bf16) return into(Pairs());
+#endif
+  into(Widened<bf16>());
+}
+
+}  // namespace notellm
