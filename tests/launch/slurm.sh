@@ -141,14 +141,14 @@ echo "Slurm $(slurmctld -V | cut -d" " -f2), two nodes, ${SECONDS} s"
 
 echo "1. USR1, saved, queued again, on to the end"
 submit requeued --
-wait_for 60 "three steps" has_lines requeued 3
+wait_for 240 "three steps" has_lines requeued 3
 check "the job does not run on both nodes" is NodeList 'n[1-2]'
 scancel --signal=USR1 --batch "$job"
-wait_for 60 "the job's return to the queue" is Restarts 1
+wait_for 240 "the job's return to the queue" is Restarts 1
 check "the job did not say that it saved" says "saved; queueing again"
 stopped="$(wc -l <requeued/metrics.jsonl)"
 ((stopped < steps)) || fail "the run was over before USR1: make it longer"
-wait_for 90 "the end of the job" is JobState COMPLETED
+wait_for 240 "the end of the job" is JobState COMPLETED
 check "exit code $(field ExitCode)" is ExitCode 0:0
 check "Restarts $(field Restarts)" is Restarts 1
 same_as_whole requeued
@@ -157,17 +157,17 @@ echo "   job $job stopped after step $stopped of $steps, was queued again, and e
 echo "2. an array"
 submit array --array=1-3%1 --no-requeue --
 array="$job"
-wait_for 60 "three steps" has_lines array 3
+wait_for 240 "three steps" has_lines array 3
 job="$(job="${array}_1" field JobId)"
 # To a job of an array scancel of Slurm 22.05 sends it again and again for a minute, and then fails.
 timeout 2 scancel --signal=USR1 --batch "$job" || true
-wait_for 60 "the end of the array's first job" is JobState FAILED
+wait_for 240 "the end of the array's first job" is JobState FAILED
 check "exit code $(field ExitCode)" is ExitCode 85:0
 check "the first job did not say that it saved" says "saved; the next job of the array goes on"
 job="${array}_2"
-wait_for 60 "the array's second job" is JobState RUNNING
+wait_for 240 "the array's second job" is JobState RUNNING
 job="$(field JobId)"
-wait_for 90 "the end of the array's second job" is JobState COMPLETED
+wait_for 240 "the end of the array's second job" is JobState COMPLETED
 same_as_whole array
 job="${array}_3"
 wait_for 10 "the third job" is JobState CANCELLED
@@ -175,11 +175,11 @@ echo "   the second job ended with the bytes of the undisturbed run, the third w
 
 echo "3. the time limit, then scancel"
 submit limit --time=1 --signal=B:USR1@10 -- train.steps=1000000
-wait_for 90 "USR1 by Slurm before the limit of a minute" is Restarts 1
+wait_for 240 "USR1 by Slurm before the limit of a minute" is Restarts 1
 check "the job did not say that it saved" says "saved; queueing again"
 stopped="$(wc -l <limit/metrics.jsonl)"
 check "no checkpoint" test -e limit/checkpoints/latest
-wait_for 60 "the job to go on" has_lines limit $((stopped + 1))
+wait_for 240 "the job to go on" has_lines limit $((stopped + 1))
 scancel "$job"
 wait_for 30 "the end of the cancelled job" two_nodes_idle
 # Long enough for a job that was queued again to start.
@@ -190,16 +190,16 @@ echo "   saved after step $stopped, went on, and stayed cancelled"
 
 echo "4. a mistake"
 submit mistake -- model.dmi=64
-wait_for 60 "the end of the job" is JobState FAILED
+wait_for 240 "the end of the job" is JobState FAILED
 check "exit code $(field ExitCode)" is ExitCode 2:0
 check "Restarts $(field Restarts)" is Restarts 0
 check "no message of the mistake" says "unknown key 'model.dmi'"
 echo "   exit code 2, not queued again"
 printf '#!/bin/sh\ntouch reached\nexec sleep 60\n' >never_a_step && chmod +x never_a_step
 NOTELLM="$folder/never_a_step" submit early --
-wait_for 60 "the ranks" test -e reached
+wait_for 240 "the ranks" test -e reached
 scancel --signal=USR1 --batch "$job"
-wait_for 60 "the end of the job" is JobState FAILED
+wait_for 240 "the end of the job" is JobState FAILED
 check "exit code $(field ExitCode)" is ExitCode 138:0
 check "Restarts $(field Restarts)" is Restarts 0
 check "no word of the early USR1" says "USR1 came before the first step"

@@ -19,7 +19,8 @@ NOTELLM, MPIEXEC = sys.argv[1:3]
 TINY_RUN = pathlib.Path(__file__).resolve().parents[1] / "support" / "tiny_run.sh"
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
                "ASAN_OPTIONS": "detect_leaks=0"}
-WATCHDOG = 3
+# Of tests that wait for it; else longer than a save may take on a busy disk.
+WATCHDOG, PATIENT_WATCHDOG = 3, 30
 # Much more than any of it takes: the watchdog, its words, what mpirun needs; on a busy machine.
 BOUND = 60
 
@@ -63,11 +64,11 @@ class Failures(unittest.TestCase):
             (self.folder / name).symlink_to(self.base / "shards" / name)
         self.run_folder = self.folder / "run"
 
-    def start(self, setting, *options, fault="", of_rank=None, environment=None):
+    def start(self, setting, *options, fault="", of_rank=None, environment=None, watchdog=PATIENT_WATCHDOG):
         """of_rank: further words of single ranks, with mpirun's before them: {1: (["-wdir", …], [])}."""
         ranks, keys = setting
         words = [NOTELLM, "train", "config.yaml", *options, "--set", f"train.run=run",
-                 f"train.watchdog_seconds={WATCHDOG}", *keys]
+                 f"train.watchdog_seconds={watchdog}", *keys]
         command = [MPIEXEC, "--oversubscribe", "--bind-to", "none"]
         if of_rank is None:
             command += ["-n", str(ranks), *words]
@@ -130,7 +131,7 @@ class Failures(unittest.TestCase):
                 ("hang", PLAIN, 0, hangs, MESSAGES), ("hang", MESH, 2, hangs, MESSAGES), ("stop", TENSOR, 1, stopped, MESSAGES)):
             with self.subTest(way=way, setting=setting, environment=environment):
                 lines = self.fails(setting, 6, rf"^notellm: rank \d: {said.format(rank)}\.", fault=f"{way} {rank} 3 gradient norm",
-                                   environment=environment)
+                                   environment=environment, watchdog=WATCHDOG)
                 self.assertRegex("\n".join(lines), r"rank \d: collective '.*' of .* has not ended after [3-9]\.\d s in step 3")
                 self.assertLess(time.monotonic() - self.began, WATCHDOG + 25)
                 subprocess.run(["rm", "-r", "run"], cwd=self.folder, check=True)
@@ -141,7 +142,7 @@ class Failures(unittest.TestCase):
                 self.fails(setting, 6, rf"^notellm: rank 0: error in step 3, .*: collective 'gradients' of {group}, but rank 1 "
                                        "came with collective|^notellm: rank .: ranks wait for each other in step 3: rank . in "
                                        "collective '.*' of .*, rank . in collective '.*' of ",
-                           fault="skip 1 3 gradients")
+                           fault="skip 1 3 gradients", watchdog=WATCHDOG)
                 subprocess.run(["rm", "-r", "run"], cwd=self.folder, check=True)
 
     def test_ranks_that_differ(self):
