@@ -101,14 +101,13 @@ TokenTrie category_trie(const NoteTable& notes) {
 }
 
 OutputReader::OutputReader(const std::filesystem::path& shards, const NoteTable& known)
-    : tokenizer_(Tokenizer::load(shards / tokenizer_file_name)), preset_(prepared_config(shards).prompt.preset) {
+    : tokenizer_(Tokenizer::load_stored(shards)), preset_(prepared_config(shards).prompt.preset) {
   if (tokenizer_.digest() != known.tokenizer_digest)
-    fail(ErrorKind::data, "{}: not the tokenizer that made these shards; run prepare again",
-         (shards / tokenizer_file_name).string());
+    fail(ErrorKind::data, "{}: not the tokenizer that made these shards; run prepare again", shards.string());
 }
 
 std::vector<std::string> OutputReader::labels(Task task, std::span<const int32_t> output) const {
-  return labels_of_output(preset_, task, tokenizer_.decode(output, false));
+  return labels_of_output(preset_, task, tokenizer_.decode(output, Place::goes_on));
 }
 
 std::string OutputReader::category(const NoteTable& notes, int64_t note) const {

@@ -132,7 +132,7 @@ TEST(LlamaReference, GreedyText) {
   const Llama llama;
   const Tokenizer tokenizer = Tokenizer::load(test::shared_path(model_folder) / "tokenizer.model");
   PackedBatch bos;
-  bos.tokens = {tokenizer.bos()};
+  bos.tokens = {*tokenizer.bos()};
   bos.positions = {0};
   bos.segments = {{0, 1, -1}};
   bos.note_rows = bos.label_rows = {0};
@@ -142,7 +142,7 @@ TEST(LlamaReference, GreedyText) {
   Stream stream;
   const std::vector<Generated> outputs = generator.run(stream, llama.parameters.weights, bos, {tokenizer.eos(), 512});
   const std::string expected = read_file(test::shared_path(model_folder) / "greedy200.txt");
-  const std::string text = tokenizer.decode(outputs[0].tokens, true);
+  const std::string text = tokenizer.decode(outputs[0].tokens, Place::begins);
   EXPECT_EQ(text, expected.substr(0, expected.find_last_not_of('\n') + 1));
 }
 
