@@ -164,11 +164,16 @@ void Decoder::run_layers(Stream& stream, const Weights& weights, const Step& s) 
   const ModelConfig& c = transformer_.config();
   const auto eps = static_cast<float>(c.norm_eps);
   const Tensor q = matrix(s.q), kv = matrix(s.kv), table = transformer_.rope_;
+  const PassHooks none;
+  const Transformer::Pass pass{stream, weights, input_, *arena_, none};
   for (int layer = 0; layer < c.layers; ++layer) {
     const LayerWeights& w = weights.layers[layer];
     rms_norm(stream, s.x, layer == 0 ? Tensor() : s.sums, w.input_norm, eps, s.x, s.y, s.rms);
-    gemm(stream, s.y, as_is, w.q, transposed, q);
-    gemm(stream, s.y, as_is, w.kv, transposed, kv);
+    for_tiles(*arena_, q.rows(), [&](int64_t begin, int64_t end) {
+      const Tensor y = s.y.slice(begin, end);
+      transformer_.project(pass, y, w.q, w.q_bias, q.slice(begin, end));
+      transformer_.project(pass, y, w.kv, w.kv_bias, kv.slice(begin, end));
+    });
     rope(stream, q, positions_, table, c.heads, c.head_dim, +1);
     rope(stream, kv, positions_, table, c.kv_heads, c.head_dim, +1);
     decode_attention(stream, s.q, s.kv, cache(layer), runs_, place_, s.q);

@@ -96,7 +96,7 @@ class Transformer {
   };
   struct Pass;  // what every function of one pass needs: stream, weights, input, arena, hooks
 
-  friend class Decoder;  // the rotary table
+  friend class Decoder;  // the rotary table, project()
   void allocate_layers(const ModelInput& input, Arena& arena, bool keep);
   void allocate_work(Layer& l, int64_t n, int64_t r, Arena& arena) const;
   void allocate_input(Layer& l, int64_t n, Arena& arena) const;

@@ -21,7 +21,20 @@ constexpr double hidden_tolerance = 1e-5;
 ModelConfig config_with(int layers, int kv_heads) {
   ModelConfig c = test::tiny_model_config(layers, kv_heads);
   c.ffn = 12;  // divides by 4 ranks
+  c.qkv_bias = kv_heads == 2;
   return c;
+}
+
+// Biases start as 0; these are a pure function of layer, kind and row of the whole.
+void set_biases(const ParameterLayout& layout, Tensor flat) {
+  for (const Parameter& p : layout.all())
+    for (int64_t r = 0; p.kind == ParameterKind::bias && r < p.rows; ++r)
+      p.view(flat).as<float>()[r] = 0.5f * static_cast<float>(std::sin(p.row_begin + r + p.name[13] + 5 * p.name[25]));
+}
+test::TinyModel whole_model(const ModelConfig& c, unsigned seed) {
+  test::TinyModel model(c, seed);
+  set_biases(model.layout, model.parameters.flat);
+  return model;
 }
 
 // The whole model in double, and the rank's part of it in f32 or bf16.
@@ -35,11 +48,12 @@ struct Model {
 
   explicit Model(const ModelConfig& c, unsigned seed = 1)
       : config(c),
-        whole(c, seed),
+        whole(whole_model(c, seed)),
         reference(whole.layout, whole.parameters.flat),
         layout(c, padded_vocabulary(40), {world.rank(), world.size()}),
         part(layout) {
     test::initialize_flat(layout, c.init, seed, 40, 39, part.flat);
+    set_biases(layout, part.flat);
   }
   Communicator* tensor() { return world.size() > 1 ? &world : nullptr; }
 
