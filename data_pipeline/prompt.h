@@ -25,6 +25,7 @@
 #include "data_pipeline/note_table.h"
 #include "data_pipeline/notes.h"
 #include "data_pipeline/tokenizer.h"
+#include "data_pipeline/word_encoder.h"
 #include "runtime/config.h"
 
 namespace notellm {

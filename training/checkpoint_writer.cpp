@@ -23,7 +23,7 @@ CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& not
     : config_(config),
       state_(state),
       plan_(state.layout, file_bytes),
-      tokenizer_(read_file(fs::path(config.data.shards) / tokenizer_file_name)),
+      tokenizer_(read_tokenizer_files(config.data.shards)),
       hugging_face_config_(hugging_face_config(config.model, state.layout.vocabulary(), notes.prompt)) {
   manifest_.vocabulary = state.layout.vocabulary();
   manifest_.tokens_in_use = notes.prompt.vocabulary;
@@ -151,14 +151,14 @@ void CheckpointWriter::create() {
   const fs::path folder = partial_path(final_);
   for (const CheckpointPlan::File& file : plan_.files()) create_file(folder / file.name, file.header, file.bytes);
   manifest_.files.clear();
-  const auto small_file = [&](const char* name, const std::string& content) {
+  const auto small_file = [&](const std::string& name, const std::string& content) {
     write_file(folder / name, content);
     manifest_.files.push_back({name, static_cast<int64_t>(content.size()), checksum(content)});
   };
   small_file(index_name, plan_.index());
   small_file("config.json", hugging_face_config_);
   small_file("config.yaml", print_run_config(config_));
-  small_file(tokenizer_file_name, tokenizer_);
+  for (const auto& [name, bytes] : tokenizer_) small_file(name, bytes);
 }
 
 // A part of the columns of a matrix is a short write a row; the system's page cache joins those of a host's ranks.

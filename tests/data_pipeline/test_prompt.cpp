@@ -48,7 +48,7 @@ std::string decoded(const Tokenizer& tokenizer, const Prompt& prompt, const Note
     all = shared.category_instruction + note.category_input + Tokens{shared.emb} + shared.category_guidance +
           note.category;
   }
-  return tokenizer.decode(all, true);
+  return tokenizer.decode(all, Place::begins);
 }
 
 TEST(Prompt, PaperTextsLiterally) {
@@ -120,7 +120,7 @@ TEST(Prompt, SharedTokensBeginWithBos) {
   EXPECT_EQ(prompt.shared().emb, small().emb());
   EXPECT_EQ(prompt.shared().eos, small().eos());
   EXPECT_EQ(prompt.shared().vocabulary, small().vocabulary());
-  EXPECT_EQ(Prompt(small(), {.preset = PromptPreset::released}).shared().category_instruction, Tokens{small().bos()});
+  EXPECT_EQ(Prompt(small(), {.preset = PromptPreset::released}).shared().category_instruction, Tokens{*small().bos()});
 }
 
 TEST(Prompt, FoldsSpaces) {
@@ -149,13 +149,13 @@ TEST(Prompt, CutsTitleAndContentAndKeepsTheSuffix) {
     const Prompt prompt(small(), {.preset = preset, .title_tokens = 12, .content_tokens = 9, .max_note_tokens = 2000});
     const NoteTokens tokens = prompt.tokens(encoder, note, &fitted);
     EXPECT_TRUE(tokens.title_cut && tokens.content_cut && !tokens.shortened);
-    EXPECT_LE(small().encode((space ? " " : "") + fitted.title, false).size(), 12u);
-    EXPECT_LE(small().encode((space ? " " : "") + fitted.content, false).size(), 9u);
+    EXPECT_LE(small().encode((space ? " " : "") + fitted.title, Place::goes_on).size(), 12u);
+    EXPECT_LE(small().encode((space ? " " : "") + fitted.content, Place::goes_on).size(), 9u);
     EXPECT_GT(fitted.title.size(), 3u);
     EXPECT_EQ(note.title.substr(0, fitted.title.size() + 1), fitted.title + " ");
     const std::string suffix = space ? "} The compression word is:\"" : "\"}，压缩为一个词：“";
     for (const Tokens& part : {tokens.category_input, tokens.hashtag_input})
-      EXPECT_TRUE(small().decode(part, !space).ends_with(suffix));
+      EXPECT_TRUE(small().decode(part, space ? Place::goes_on : Place::begins).ends_with(suffix));
   }
 }
 
@@ -206,25 +206,26 @@ void expect_parts_make_the_whole(const Tokenizer& tokenizer, const std::vector<N
     Note fitted;
     const NoteTokens tokens = prompt.tokens(encoder, note, &fitted);
     PromptText text = prompt_text(preset, Task::category, fitted);
-    const Tokens bos = {tokenizer.bos()};
+    const Tokens bos = {*tokenizer.bos()};
     ASSERT_EQ(shared.category_instruction + tokens.category_input,
-              bos + tokenizer.encode(text.instruction + text.note, true))
+              bos + tokenizer.encode(text.instruction + text.note, Place::begins))
         << text.note;
     if (preset == PromptPreset::paper && !tokens.category.empty()) {
-      ASSERT_EQ(shared.category_guidance + tokens.category, tokenizer.encode(text.guidance + text.output, false))
+      ASSERT_EQ(shared.category_guidance + tokens.category,
+                tokenizer.encode(text.guidance + text.output, Place::goes_on))
           << text.output;
     }
     const size_t j = fitted.hashtags.size();
     if (j == 0) continue;
     text = prompt_text(preset, Task::hashtags, fitted);
     ASSERT_EQ(Tokens{} + shared.hashtag_instruction[j - 1] + tokens.hashtag_input,
-              bos + tokenizer.encode(text.instruction + text.note, true));
+              bos + tokenizer.encode(text.instruction + text.note, Place::begins));
     Tokens after = Tokens{} + shared.hashtag_guidance[j - 1];
     for (size_t i = 0; i < j; ++i) after = after + (i + 1 < j ? tokens.hashtag_inner : tokens.hashtag_last)[i];
     if (preset == PromptPreset::paper) {
-      ASSERT_EQ(after, tokenizer.encode(text.guidance + text.output, false));
+      ASSERT_EQ(after, tokenizer.encode(text.guidance + text.output, Place::goes_on));
     }
-    ASSERT_EQ(tokenizer.decode(after, false), text.guidance + text.output);
+    ASSERT_EQ(tokenizer.decode(after, Place::goes_on), text.guidance + text.output);
   }
 }
 
