@@ -26,13 +26,13 @@ struct SplitStep {
 };
 
 struct PreTokenizerSpec {
-  std::vector<SplitStep> splits;
+  std::vector<SplitStep> splits = {};
   enum class Last { none, byte_level, metaspace } last = Last::none;
   // byte_level: a space before each piece that does not begin with one; then GPT-2's regular expression.
   bool add_prefix_space = false, use_regex = false;
   // metaspace: spaces become `replacement`, of which one is put before a text that does not begin with it, always or
   // only at the beginning of the sequence; `split`: each begins a piece. Without splits.
-  std::string replacement;
+  std::string replacement = {};
   PrependScheme prepend = PrependScheme::never;
   bool split = false;
 };

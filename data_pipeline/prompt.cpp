@@ -217,6 +217,36 @@ void Prompt::fit_note_part(WordEncoder& encoder, Note& note, NoteTokens& tokens)
   }
 }
 
+void Prompt::require_cuts(const Tokenizer& tokenizer, const Note& note, const NoteTokens& tokens) const {
+  using Span = std::span<const int32_t>;
+  const auto require = [&](Span first, const std::vector<Span>& others, const std::string& text, Place place) {
+    std::vector<int32_t> parts(first.begin(), first.end()), whole = tokenizer.encode(text, place);
+    for (const Span& other : others) parts.insert(parts.end(), other.begin(), other.end());
+    if (place == Place::begins && tokenizer.bos()) whole.insert(whole.begin(), *tokenizer.bos());
+    if (parts != whole)
+      fail(ErrorKind::data,
+           "note \"{}\": the tokenizer joins what stands before and after a space at which its prompt is cut; take a "
+           "tokenizer that splits texts at spaces",
+           note.id);
+  };
+  const size_t j = note.hashtags.size();
+  for (const Task task : {Task::category, Task::hashtags}) {
+    if (task == Task::hashtags && j == 0) continue;
+    const bool hashtags = task == Task::hashtags;
+    const PromptText text = prompt_text(config_.preset, task, note);
+    require(hashtags ? shared_.hashtag_instruction[j - 1] : Span(shared_.category_instruction),
+            {hashtags ? tokens.hashtag_input : tokens.category_input}, text.instruction + text.note, Place::begins);
+    // In the other preset, outputs are tokenised by themselves.
+    if (config_.preset != PromptPreset::paper) continue;
+    std::vector<Span> outputs;
+    if (!hashtags && !note.category.empty()) outputs = {tokens.category};
+    for (size_t i = 0; hashtags && i < j; ++i)
+      outputs.emplace_back((i + 1 < j ? tokens.hashtag_inner : tokens.hashtag_last)[i]);
+    require(hashtags ? shared_.hashtag_guidance[j - 1] : Span(shared_.category_guidance), outputs,
+            text.guidance + (outputs.empty() ? "" : text.output), Place::after_token);
+  }
+}
+
 NoteTokens Prompt::tokens(WordEncoder& encoder, const Note& note, Note* fitted) const {
   const PresetTexts& texts = texts_of(config_.preset);
   NoteTokens tokens;
@@ -232,6 +262,7 @@ NoteTokens Prompt::tokens(WordEncoder& encoder, const Note& note, Note* fitted) 
   fit_note_part(encoder, fit, tokens);
   tokens.hashtag_inner.resize(fit.hashtags.size());
   tokens.hashtag_last.resize(fit.hashtags.size());
+  if (!encoder.tokenizer().cuts_at_spaces()) require_cuts(encoder.tokenizer(), fit, tokens);
   if (fitted) *fitted = std::move(fit);
   return tokens;
 }

@@ -212,8 +212,13 @@ void SplitRegex::compile(const std::string& pattern, uint32_t options, const std
 
 std::optional<SplitRegex::Match> SplitRegex::find(std::string_view text, size_t from) const {
   thread_local MatchMemory memory;
-  const int found = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                                PCRE2_NO_UTF_CHECK, memory.data, memory.context);
+  const auto match = [&](uint32_t options) {
+    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                       PCRE2_NO_UTF_CHECK | options, memory.data, memory.context);
+  };
+  int found = match(0);
+  // Compiled code has a stack of its own; the interpreter takes more memory as it goes.
+  if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);
   if (found == PCRE2_ERROR_NOMATCH) return std::nullopt;
   if (found < 0)
     fail(ErrorKind::data, "a text of {} bytes cannot be split by the tokenizer's regular expression: {}", text.size(),
