@@ -77,6 +77,7 @@ JsonTokenizer::JsonTokenizer(const std::string& json, const std::string& name, c
   for (const NormalizerStep& step : spec_.normalizer)
     normalizer_prepends_ = normalizer_prepends_ || step.kind == NormalizerStep::Kind::prepend;
   cuts_at_spaces_ = find_cuts_at_spaces();
+  spec_.bpe = {};  // bpe_ and pieces_ have what is needed of it
 }
 
 // A text that is cut at a space after another character than white space has the tokens of its parts when each stage

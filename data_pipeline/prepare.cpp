@@ -46,9 +46,8 @@ std::map<std::string, std::string> checksums(const PrepareConfig& config) {
   std::map<std::string, std::string> inputs;
   inputs[config.notes] = checksum_file(config.notes);
   for (const std::string& file : config.clicks.files) inputs[file] = checksum_file(file);
-  // The digest, not the file's checksum: a tokenizer.json has another file beside it.
   if (!config.tokenizer.model.empty())
-    inputs[config.tokenizer.model] = Tokenizer::load(config.tokenizer.model).digest();
+    for (const fs::path& file : tokenizer_inputs(config.tokenizer.model)) inputs[file.string()] = checksum_file(file);
   return inputs;
 }
 

@@ -40,6 +40,11 @@ void TokenizerConfig::fields(Fields& f) {
   f.add("training_texts", "at most that many texts of the notes are trained on", training_texts, at_least(1));
 }
 
+std::vector<fs::path> tokenizer_inputs(const fs::path& path) {
+  if (path.extension() != ".json") return {path};
+  return {path, path.parent_path() / config_name};
+}
+
 TokenizerFiles read_tokenizer_files(const fs::path& folder) {
   if (fs::exists(folder / json_name))
     return {{json_name, read_file(folder / json_name)}, {config_name, read_file(folder / config_name)}};
@@ -47,8 +52,9 @@ TokenizerFiles read_tokenizer_files(const fs::path& folder) {
 }
 
 Tokenizer Tokenizer::load(const fs::path& path) {
-  if (path.extension() != ".json") return from_model(read_file(path), path.string());
-  const fs::path config = path.parent_path() / config_name;
+  const std::vector<fs::path> inputs = tokenizer_inputs(path);
+  if (inputs.size() == 1) return from_model(read_file(path), path.string());
+  const fs::path& config = inputs[1];
   std::string json = read_file(path);
   if (!fs::exists(config))
     fail(ErrorKind::io, "{}: is not beside {}; it is needed, as it says which token ends a text (eos_token)",

@@ -92,6 +92,8 @@ class Tokenizer {
   int32_t emb_ = 0;
 };
 
+// The files that Tokenizer::load(path) reads.
+std::vector<std::filesystem::path> tokenizer_inputs(const std::filesystem::path& path);
 // The files of the tokenizer that a folder of shards or a checkpoint holds. Throws Error(io) where one is missing.
 TokenizerFiles read_tokenizer_files(const std::filesystem::path& folder);
 // All names that these files may have.
