@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* build_format = "notellm prepare 1";  // changes when the same input would give other shards
+constexpr const char* build_format = "notellm prepare 2";  // changes when the same input would give other shards
 
 // "a/b/" and "a/b" are the same folder, with a name of its own to put ".partial" behind.
 fs::path folder_of(const PrepareConfig& config) {
@@ -46,13 +46,15 @@ std::map<std::string, std::string> checksums(const PrepareConfig& config) {
   std::map<std::string, std::string> inputs;
   inputs[config.notes] = checksum_file(config.notes);
   for (const std::string& file : config.clicks.files) inputs[file] = checksum_file(file);
-  if (!config.tokenizer.model.empty()) inputs[config.tokenizer.model] = checksum_file(config.tokenizer.model);
+  if (!config.tokenizer.model.empty())
+    for (const fs::path& file : tokenizer_inputs(config.tokenizer.model)) inputs[file.string()] = checksum_file(file);
   return inputs;
 }
 
 bool is_own_file(const fs::path& path) {
   const std::string name = path.filename().string();
-  return name == shard_set_file_name || name == tokenizer_file_name ||
+  return name == shard_set_file_name ||
+         std::ranges::find(tokenizer_file_names, name) != std::end(tokenizer_file_names) ||
          (path.extension() == ".h5" && (name.starts_with("notes-") || name.starts_with("pairs-")));
 }
 
@@ -80,7 +82,8 @@ bool is_up_to_date(const fs::path& folder, const ShardSet& wanted, ShardSet& fou
     spdlog::warn("{}", error.what());
     return false;
   }
-  bool complete = fs::exists(folder / tokenizer_file_name);
+  bool complete =
+      std::ranges::any_of(tokenizer_file_names, [&](const char* name) { return fs::exists(folder / name); });
   for (int64_t i = 0; i < found.note_shards(); ++i) complete = complete && fs::exists(folder / notes_shard_name(i));
   for (int64_t i = 0; i < found.pair_shards(); ++i) complete = complete && fs::exists(folder / pairs_shard_name(i));
   return complete && found.config == wanted.config && found.inputs == wanted.inputs;
@@ -188,17 +191,21 @@ class Run {
   }
 
   void make_tokenizer() {
-    std::string model;
     const bool given = !config_.tokenizer.model.empty();
-    if (first()) {
-      if (!given) spdlog::info("prepare: training a tokenizer on {} texts", format_count(std::ssize(texts_)));
-      model = given ? read_file(config_.tokenizer.model) : Tokenizer::train(texts_, config_.tokenizer.vocabulary);
-      write_file(partial_ / tokenizer_file_name, model);
+    if (given) {
+      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::load(config_.tokenizer.model));
+    } else {
+      std::string model;
+      if (first()) {
+        spdlog::info("prepare: training a tokenizer on {} texts", format_count(std::ssize(texts_)));
+        model = Tokenizer::train(texts_, config_.tokenizer.vocabulary);
+      }
+      model = ranks_.broadcast("prepare: tokenizer", model, 0);
+      tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_model(std::move(model), "the trained tokenizer"));
     }
     texts_ = {};
-    model = ranks_.broadcast("prepare: tokenizer", model, 0);
-    tokenizer_ = std::make_unique<Tokenizer>(
-        Tokenizer::from_model(std::move(model), given ? config_.tokenizer.model : "the trained tokenizer"));
+    if (first())
+      for (const auto& [name, bytes] : tokenizer_->files()) write_file(partial_ / name, bytes);
     prompt_ = std::make_unique<Prompt>(*tokenizer_, config_.prompt);
     set_.prompt = prompt_->shared();
     set_.tokenizer_digest = tokenizer_->digest();

@@ -75,6 +75,9 @@ std::string note_part(const PresetTexts& texts, const Note& note, bool with_topi
   return text + texts.before_content + note.content + texts.after_content;
 }
 
+// Where the note part stands: after the instruction, or at the beginning where there is none.
+Place note_place(const PresetTexts& texts) { return *texts.category_instruction ? Place::goes_on : Place::begins; }
+
 std::string inner_output(const PresetTexts& texts, const std::string& hashtag) {
   return texts.before_output + hashtag + texts.between;
 }
@@ -134,19 +137,19 @@ Prompt::Prompt(const Tokenizer& tokenizer, const PromptConfig& config) : config_
   shared_.eos = tokenizer.eos();
   shared_.vocabulary = tokenizer.vocabulary();
   const auto instruction = [&](const std::string& text) {
-    std::vector<int32_t> tokens = tokenizer.encode(text, true);
-    tokens.insert(tokens.begin(), tokenizer.bos());
+    std::vector<int32_t> tokens = tokenizer.encode(text, Place::begins);
+    if (tokenizer.bos()) tokens.insert(tokens.begin(), *tokenizer.bos());
     return tokens;
   };
   shared_.category_instruction = instruction(texts.category_instruction);
-  shared_.category_guidance = tokenizer.encode(texts.category_guidance, false);
+  shared_.category_guidance = tokenizer.encode(texts.category_guidance, Place::after_token);
   for (int j = 1; j <= config.max_hashtags; ++j) {
     shared_.hashtag_instruction.push_back(instruction(with_count(texts.hashtag_instruction, j)));
-    shared_.hashtag_guidance.push_back(tokenizer.encode(with_count(texts.hashtag_guidance, j), false));
+    shared_.hashtag_guidance.push_back(tokenizer.encode(with_count(texts.hashtag_guidance, j), Place::after_token));
   }
   int least = 0;
   for (const bool with_topics : {false, true}) {
-    const auto tokens = tokenizer.encode(note_part(texts, Note{}, with_topics), !*texts.category_instruction);
+    const auto tokens = tokenizer.encode(note_part(texts, Note{}, with_topics), note_place(texts));
     least = std::max(least, static_cast<int>(tokens.size()));
   }
   if (least > config.max_note_tokens)
@@ -162,7 +165,7 @@ void Prompt::fit_outputs(WordEncoder& encoder, const std::vector<std::string>& h
   const auto too_long = [&](const std::vector<int32_t>& output) {
     return static_cast<int>(output.size()) > config_.max_output_tokens;
   };
-  if (!note.category.empty()) tokens.category = encoder.encode(last_output(texts, note.category), false);
+  if (!note.category.empty()) tokens.category = encoder.encode(last_output(texts, note.category), Place::goes_on);
   tokens.category_left_out = too_long(tokens.category);
   if (tokens.category_left_out) {
     note.category.clear();
@@ -175,8 +178,8 @@ void Prompt::fit_outputs(WordEncoder& encoder, const std::vector<std::string>& h
       ++tokens.hashtags_beyond;
       continue;
     }
-    auto inner = encoder.encode(inner_output(texts, folded), false);
-    auto last = encoder.encode(last_output(texts, folded), false);
+    auto inner = encoder.encode(inner_output(texts, folded), Place::goes_on);
+    auto last = encoder.encode(last_output(texts, folded), Place::goes_on);
     if (folded.empty() || too_long(inner) || too_long(last)) {
       ++tokens.hashtags_left_out;
       continue;
@@ -189,14 +192,15 @@ void Prompt::fit_outputs(WordEncoder& encoder, const std::vector<std::string>& h
 
 void Prompt::fit_note_part(WordEncoder& encoder, Note& note, NoteTokens& tokens) const {
   const PresetTexts& texts = texts_of(config_.preset);
-  const bool begins = !*texts.category_instruction;
+  const Place place = note_place(texts);
   const auto shorten = [&](std::string& text, int64_t over) {
-    const auto count = static_cast<int64_t>(encoder.encode((texts.space_before ? " " : "") + text, false).size());
+    const auto count =
+        static_cast<int64_t>(encoder.encode((texts.space_before ? " " : "") + text, Place::goes_on).size());
     text = std::string(encoder.truncate(text, texts.space_before, std::max<int64_t>(0, count - over)));
   };
   while (true) {
-    tokens.category_input = encoder.encode(note_part(texts, note, true), begins);
-    tokens.hashtag_input = encoder.encode(note_part(texts, note, false), begins);
+    tokens.category_input = encoder.encode(note_part(texts, note, true), place);
+    tokens.hashtag_input = encoder.encode(note_part(texts, note, false), place);
     const int64_t over = static_cast<int64_t>(std::max(tokens.category_input.size(), tokens.hashtag_input.size())) -
                          config_.max_note_tokens;
     if (over <= 0) return;
@@ -210,6 +214,36 @@ void Prompt::fit_note_part(WordEncoder& encoder, Note& note, NoteTokens& tokens)
       NOTELLM_CHECK(!note.title.empty(), "an empty note has {} tokens over the bound", over);
       shorten(note.title, over);
     }
+  }
+}
+
+void Prompt::require_cuts(const Tokenizer& tokenizer, const Note& note, const NoteTokens& tokens) const {
+  using Span = std::span<const int32_t>;
+  const auto require = [&](Span first, const std::vector<Span>& others, const std::string& text, Place place) {
+    std::vector<int32_t> parts(first.begin(), first.end()), whole = tokenizer.encode(text, place);
+    for (const Span& other : others) parts.insert(parts.end(), other.begin(), other.end());
+    if (place == Place::begins && tokenizer.bos()) whole.insert(whole.begin(), *tokenizer.bos());
+    if (parts != whole)
+      fail(ErrorKind::data,
+           "note \"{}\": the tokenizer joins what stands before and after a space at which its prompt is cut; take a "
+           "tokenizer that splits texts at spaces",
+           note.id);
+  };
+  const size_t j = note.hashtags.size();
+  for (const Task task : {Task::category, Task::hashtags}) {
+    if (task == Task::hashtags && j == 0) continue;
+    const bool hashtags = task == Task::hashtags;
+    const PromptText text = prompt_text(config_.preset, task, note);
+    require(hashtags ? shared_.hashtag_instruction[j - 1] : Span(shared_.category_instruction),
+            {hashtags ? tokens.hashtag_input : tokens.category_input}, text.instruction + text.note, Place::begins);
+    // In the other preset, outputs are tokenised by themselves.
+    if (config_.preset != PromptPreset::paper) continue;
+    std::vector<Span> outputs;
+    if (!hashtags && !note.category.empty()) outputs = {tokens.category};
+    for (size_t i = 0; hashtags && i < j; ++i)
+      outputs.emplace_back((i + 1 < j ? tokens.hashtag_inner : tokens.hashtag_last)[i]);
+    require(hashtags ? shared_.hashtag_guidance[j - 1] : Span(shared_.category_guidance), outputs,
+            text.guidance + (outputs.empty() ? "" : text.output), Place::after_token);
   }
 }
 
@@ -228,6 +262,7 @@ NoteTokens Prompt::tokens(WordEncoder& encoder, const Note& note, Note* fitted) 
   fit_note_part(encoder, fit, tokens);
   tokens.hashtag_inner.resize(fit.hashtags.size());
   tokens.hashtag_last.resize(fit.hashtags.size());
+  if (!encoder.tokenizer().cuts_at_spaces()) require_cuts(encoder.tokenizer(), fit, tokens);
   if (fitted) *fitted = std::move(fit);
   return tokens;
 }

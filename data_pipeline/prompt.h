@@ -14,7 +14,7 @@
 // The tokens are those of the whole text before [EMB], and of the whole text after it, as the tokenizer gives them:
 // `paper` is cut into its parts at spaces only, where no token goes over. In `released` no space stands before the
 // output: there guidance and output (and each hashtag) are tokenised each by itself, which is what a model that is
-// asked to go on after the guidance sees.
+// asked to go on after the guidance sees. BOS is left out where the tokenizer has none.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,7 @@
 #include "data_pipeline/note_table.h"
 #include "data_pipeline/notes.h"
 #include "data_pipeline/tokenizer.h"
+#include "data_pipeline/word_encoder.h"
 #include "runtime/config.h"
 
 namespace notellm {
@@ -69,12 +70,15 @@ class Prompt {
   const PromptTokens& shared() const { return shared_; }
   // Thread-safe with one encoder a thread, of the tokenizer given to the constructor. `fitted` gets the note as it went
   // in: white space folded, cut, hashtags chosen; prompt_text(preset, task, *fitted) is the text of the tokens.
+  // Throws Error(data) where the tokenizer is not known to cut at spaces (Tokenizer::cuts_at_spaces) and the parts of
+  // this note's prompts, with all its hashtags, are not the tokens of the whole.
   NoteTokens tokens(WordEncoder& encoder, const Note& note, Note* fitted = nullptr) const;
 
  private:
   void fit_outputs(WordEncoder& encoder, const std::vector<std::string>& hashtags, Note& note,
                    NoteTokens& tokens) const;
   void fit_note_part(WordEncoder& encoder, Note& note, NoteTokens& tokens) const;
+  void require_cuts(const Tokenizer& tokenizer, const Note& note, const NoteTokens& tokens) const;
 
   PromptConfig config_;
   PromptTokens shared_;

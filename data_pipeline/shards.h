@@ -3,7 +3,7 @@
 //   shards.json       what all shards share; written last, so that a folder with it is complete
 //   notes-00000.h5 …  at most notes_per_shard notes each, in the order of notes.jsonl
 //   pairs-00000.h5 …  groups train and test: query, target int32, score f32; at most pairs_per_shard of each a file
-//   tokenizer.model   the SentencePiece model that made the tokens
+//   tokenizer.model   the SentencePiece model that made the tokens; or tokenizer.json and tokenizer_config.json
 // A ragged list NAME is NAME/offsets uint64 [n + 1] and NAME/values int32 (ids and titles: uint8, UTF-8), offsets
 // counting from the file's first value. Each .h5 has the text attributes format, set (the id of the run that made it),
 // tokenizer (digest), preset, config, and its counts.
@@ -61,7 +61,6 @@ Shards read_shards(const std::filesystem::path& folder);
 // Names of files in a folder of shards.
 std::string notes_shard_name(int64_t shard);
 std::string pairs_shard_name(int64_t shard);
-inline constexpr const char* tokenizer_file_name = "tokenizer.model";
 inline constexpr const char* shard_set_file_name = "shards.json";
 
 }  // namespace notellm

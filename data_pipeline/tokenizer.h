@@ -1,25 +1,31 @@
-// Text to tokens and back: a SentencePiece model and the extra token [EMB].
+// Text to tokens and back: a SentencePiece model, or a Hugging Face tokenizer.json, and the token [EMB].
 //
-// The ids are those of the model; [EMB] is one id after them. Text is tokenised as Hugging Face's LlamaTokenizer
-// (legacy: false) does it, except that "<s>", "</s>" and "[EMB]" in a text are text, never special tokens.
+// The ids are those of the file. [EMB] is one id after them, or the file's own where it has a special token "[EMB]".
+//
+// Special tokens in a text ("</s>", "<|endoftext|>", "[EMB]") are text, never special tokens: a note cannot end its
+// prompt. The `tokenizers` library does the same with encode_special_tokens; without it, and so in transformers by
+// default, a note that has such a text in it gets other tokens there. All other texts have the tokens that the library
+// gives for the whole prompt, in which BOS, EOS and [EMB] are special tokens: BOS where the file puts one (LLaMA does,
+// Qwen2 and GPT-2 do not). Bytes that are no UTF-8 count as U+FFFD.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
+#include "data_pipeline/tokenizer_backend.h"
 #include "runtime/config.h"
 
-namespace sentencepiece {
-class SentencePieceProcessor;
-}
-
 namespace notellm {
+
+inline constexpr std::string_view emb_piece = "[EMB]";
 
 struct TokenizerConfig {
   std::string model;           // file; empty: train one on the notes
@@ -28,12 +34,20 @@ struct TokenizerConfig {
   void fields(Fields& fields);
 };
 
+// The files that make a tokenizer: name → bytes. "tokenizer.model", or "tokenizer.json" and "tokenizer_config.json".
+using TokenizerFiles = std::map<std::string, std::string>;
+
 class Tokenizer {
  public:
-  // Throws Error(io): no such file; Error(data): not a SentencePiece model; one without BOS or EOS; one that drops
-  // spaces (remove_extra_whitespaces); one with pieces that go on over a space, as a prompt's parts are cut at spaces.
+  // A file that ends in .json is a tokenizer.json, with tokenizer_config.json beside it; any other a SentencePiece
+  // model. Throws Error(io): a file that is missing; Error(data): as of SentencePieceTokenizer and of
+  // read_tokenizer_json.
   static Tokenizer load(const std::filesystem::path& path);
-  // The same from the bytes of the file; `name` stands for it in messages.
+  // The one that a folder of shards or a checkpoint holds, with the errors of read_tokenizer_files.
+  static Tokenizer load_stored(const std::filesystem::path& folder);
+  // The same from the bytes of the files; `name` stands for the folder or file in messages.
+  static Tokenizer from_files(TokenizerFiles files, const std::string& name);
+  // … of a SentencePiece model.
   static Tokenizer from_model(std::string model, const std::string& name);
 
   // A BPE model of at most `vocabulary` pieces as the bytes of its file: ids 0 unknown, 1 BOS, 2 EOS, then the 256
@@ -42,74 +56,48 @@ class Tokenizer {
   // characters of the texts.
   static std::string train(const std::vector<std::string>& texts, int vocabulary);
 
-  // begins: the text begins a sequence (after BOS), where SentencePiece puts a space before it if the model was trained
-  // so. Else it goes on after a special token or after text that is cut at a space, and nothing is put before it.
-  // Thread-safe.
-  std::vector<int32_t> encode(std::string_view text, bool begins) const;
+  // Something is put before a text that begins a sequence, or stands after a special token, where the file says so (a
+  // space, mostly). Thread-safe.
+  std::vector<int32_t> encode(std::string_view text, Place place) const;
   // Byte in `text` (which goes on, see encode) at which each of its tokens ends. Where a character is written as
   // several tokens, they end at its beginning, but the last one, which ends behind it.
   std::vector<size_t> token_ends(std::string_view text) const;
-  // The text of the tokens; BOS and EOS give nothing, [EMB] gives "[EMB]". `begins` as in encode: takes off the space
+  // The text of the tokens; special tokens give nothing, [EMB] gives "[EMB]". `place` as in encode: takes off what was
   // put before. Bytes that are no UTF-8 become U+FFFD. Throws Error(data): an id outside the vocabulary.
-  std::string decode(std::span<const int32_t> tokens, bool begins) const;
-  // One token as people read it: "▁world", "<0x0A>", "[EMB]".
+  std::string decode(std::span<const int32_t> tokens, Place place) const;
+  // One token as people read it: "▁world", "Ġworld", "<0x0A>", "[EMB]".
   std::string piece(int32_t token) const;
 
-  int32_t bos() const { return bos_; }
-  int32_t eos() const { return eos_; }
+  // A text that is cut before a space, after another character than white space, has the tokens of its parts, the
+  // second of which goes on. Always so of SentencePiece models (others are refused); of a tokenizer.json where it can
+  // be shown. Where false, texts must be encoded as a whole.
+  bool cuts_at_spaces() const { return backend_->cuts_at_spaces(); }
+
+  const char* kind() const { return backend_->kind(); }
+  std::optional<int32_t> bos() const { return backend_->bos(); }  // none: nothing stands before a text
+  int32_t eos() const { return backend_->eos(); }
   int32_t emb() const { return emb_; }
-  int32_t vocabulary() const { return emb_ + 1; }  // ids in use, [EMB] included
-  // Hash of the model file's bytes and of the added tokens.
+  bool has_own_emb() const { return backend_->emb().has_value(); }  // it is a token of the file
+  int32_t vocabulary() const { return std::max(backend_->size(), emb_ + 1); }  // ids in use, [EMB] included
+  // Hash of the files' bytes and of [EMB].
   const std::string& digest() const { return digest_; }
-  // The bytes of the model file.
-  const std::string& model() const { return model_; }
-
-  Tokenizer(Tokenizer&&) noexcept;
-  Tokenizer& operator=(Tokenizer&&) noexcept;
-  ~Tokenizer();
+  const TokenizerFiles& files() const { return files_; }
 
  private:
-  Tokenizer();
-  void check(const std::string& name) const;
+  Tokenizer() = default;
+  void require_token(int32_t token) const;
 
-  std::unique_ptr<sentencepiece::SentencePieceProcessor> begins_, goes_on_;
-  std::string model_, digest_;
-  int32_t bos_ = 0, eos_ = 0, emb_ = 0;
+  std::unique_ptr<const TokenizerBackend> backend_;
+  TokenizerFiles files_;
+  std::string digest_;
+  int32_t emb_ = 0;
 };
 
-// Encodes many texts of the same language: remembers the tokens of words. Gives exactly what Tokenizer::encode gives,
-// about ten times as fast, because no piece goes on over a space. One per thread. Memory: at most ~64 MB.
-class WordEncoder {
- public:
-  explicit WordEncoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-
-  // Appends the tokens to `out`.
-  void encode(std::string_view text, bool begins, std::vector<int32_t>& out);
-  std::vector<int32_t> encode(std::string_view text, bool begins) {
-    std::vector<int32_t> out;
-    encode(text, begins, out);
-    return out;
-  }
-  // The longest beginning of `text` that gives at most `limit` tokens when it goes on after a text (after_space: with a
-  // space between, which belongs to the first word). Cut before a space, unless the last space lies in the first half
-  // of those tokens: then between two tokens, at a whole character.
-  std::string_view truncate(std::string_view text, bool after_space, int64_t limit);
-
-  const Tokenizer& tokenizer() const { return tokenizer_; }
-
- private:
-  struct Hash {
-    using is_transparent = void;
-    size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
-  };
-  // The tokens of a word with the spaces before it; valid until the next call.
-  std::span<const int32_t> word(std::string_view text);
-  // The longest beginning of `word` of at most `limit` tokens, in bytes.
-  size_t cut_word(std::string_view word, int64_t limit) const;
-
-  const Tokenizer& tokenizer_;
-  std::unordered_map<std::string, std::vector<int32_t>, Hash, std::equal_to<>> words_;
-  std::vector<int32_t> rare_;
-};
+// The files that Tokenizer::load(path) reads.
+std::vector<std::filesystem::path> tokenizer_inputs(const std::filesystem::path& path);
+// The files of the tokenizer that a folder of shards or a checkpoint holds. Throws Error(io) where one is missing.
+TokenizerFiles read_tokenizer_files(const std::filesystem::path& folder);
+// All names that these files may have.
+inline constexpr const char* tokenizer_file_names[] = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"};
 
 }  // namespace notellm

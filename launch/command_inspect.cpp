@@ -77,12 +77,13 @@ void inspect_safetensors(const fs::path& path) {
 void inspect_tokenizer(const fs::path& path) {
   const Tokenizer tokenizer = Tokenizer::load(path);
   Table table("ll");
-  table.row({"what", "SentencePiece model"});
+  table.row({"what", tokenizer.kind()});
   table.row({"digest", tokenizer.digest()});
   table.row({"tokens", fmt::format("{} ([EMB] included)", format_count(tokenizer.vocabulary()))});
+  if (!tokenizer.bos()) table.row({"BOS", "none: nothing stands before a text"});
   for (const auto& [name, id] :
-       {std::pair{"BOS", tokenizer.bos()}, {"EOS", tokenizer.eos()}, {"[EMB]", tokenizer.emb()}})
-    table.row({name, fmt::format("{}  {}", id, tokenizer.piece(id))});
+       {std::pair{"BOS", tokenizer.bos().value_or(-1)}, {"EOS", tokenizer.eos()}, {"[EMB]", tokenizer.emb()}})
+    if (id >= 0) table.row({name, fmt::format("{}  {}", id, tokenizer.piece(id))});
   constexpr int shown = 24;
   std::string pieces;
   for (int i = 0; i < shown; ++i) {
@@ -168,10 +169,11 @@ void inspect(const fs::path& path, int64_t notes) {
   const std::string begin = first_bytes(path), extension = path.extension().string();
   if (extension == ".h5" || begin.starts_with("\x89HDF")) return inspect_hdf5(path, notes);
   if (notes > 0) fail(ErrorKind::usage, "--notes: {} is no file of shards", path.string());
+  if (extension == ".model" || extension == ".json") return inspect_tokenizer(path);
   if (extension == ".safetensors" || (begin.size() > 8 && begin[8] == '{')) return inspect_safetensors(path);
-  if (extension == ".model") return inspect_tokenizer(path);
   fail(ErrorKind::data,
-       "{}: not a file that can be inspected: .h5 (shards, vectors), .safetensors, .model (SentencePiece)",
+       "{}: not a file that can be inspected: .h5 (shards, vectors), .safetensors, .model (SentencePiece), "
+       "tokenizer.json",
        path.string());
 }
 
@@ -179,7 +181,7 @@ void add_inspect(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand("inspect", "what is in a file or folder, and whether it is whole");
   command->footer(
       R"(Knows folders of shards, runs and checkpoints, and files: .h5 (shards, vectors), .safetensors, .model
-(SentencePiece). Checksums and contents are checked; the exit code is 3 (data) or 5 (checkpoint) where
+(SentencePiece), tokenizer.json. Checksums and contents are checked; the exit code is 3 (data) or 5 (checkpoint) where
 something is damaged.
 Example: notellm inspect data/debian/shards --notes 3)");
   struct Options {

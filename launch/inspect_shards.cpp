@@ -45,15 +45,15 @@ void print_sequence(const char* task, const Tokenizer& tokenizer, const NoteTabl
   std::vector<int32_t> sequence;
   int32_t first_label = 0;
   compose(notes, example, sequence, &first_label);
-  std::printf("  %s (%zu tokens)\n    %s\n", task, sequence.size(), tokenizer.decode(sequence, true).c_str());
+  std::printf("  %s (%zu tokens)\n    %s\n", task, sequence.size(), tokenizer.decode(sequence, Place::begins).c_str());
 }
 
 // Notes spread evenly over the rows [begin, end), as the model reads them.
 void print_notes(const fs::path& folder, const NoteTable& notes, int64_t begin, int64_t end, int64_t count) {
-  const Tokenizer tokenizer = Tokenizer::load(folder / tokenizer_file_name);
+  const Tokenizer tokenizer = Tokenizer::load_stored(folder);
   if (tokenizer.digest() != notes.tokenizer_digest)
-    fail(ErrorKind::data, "{}: not the tokenizer that made these shards; run prepare again",
-         (folder / tokenizer_file_name).string());
+    fail(ErrorKind::data, "{}: holds another tokenizer than the one that made these shards; run prepare again",
+         folder.string());
   count = std::min(count, end - begin);
   for (int64_t i = 0; i < count; ++i) {
     const auto row = static_cast<int32_t>(begin + i * (end - begin - 1) / std::max<int64_t>(1, count - 1));

@@ -8,7 +8,7 @@
 //   note_head.safetensors              note_head.weight, note_head.tau
 //   optimizer-00001-of-0000N.safetensors   first_moment.NAME, second_moment.NAME; not in what 'notellm import' wrote
 //   config.yaml                        the effective configuration
-//   tokenizer.model
+//   tokenizer.model                    or tokenizer.json and tokenizer_config.json
 #pragma once
 
 #include <filesystem>

@@ -16,7 +16,9 @@ namespace fs = std::filesystem;
 
 constexpr int64_t checksum_digits = 32;
 
-int32_t bos_of(const PromptTokens& prompt) {
+// Of SentencePiece models, which all have one, what every prompt begins with; of others not known here.
+std::optional<int32_t> bos_of(const PromptTokens& prompt, const TokenizerFiles& tokenizer) {
+  if (!tokenizer.contains(tokenizer_file_names[0])) return std::nullopt;
   return prompt.category_instruction.empty() ? 1 : prompt.category_instruction.front();
 }
 
@@ -27,9 +29,9 @@ CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& not
     : config_(config),
       state_(state),
       plan_(state.layout, file_bytes),
-      tokenizer_(read_file(fs::path(config.data.shards) / tokenizer_file_name)),
-      hugging_face_config_(hugging_face_config(config.model, state.layout.vocabulary(), bos_of(notes.prompt),
-                                               notes.prompt.eos, ExportType::f32)) {
+      tokenizer_(read_tokenizer_files(config.data.shards)),
+      hugging_face_config_(hugging_face_config(config.model, state.layout.vocabulary(),
+                                               bos_of(notes.prompt, tokenizer_), notes.prompt.eos, ExportType::f32)) {
   manifest_.vocabulary = state.layout.vocabulary();
   manifest_.tokens_in_use = notes.prompt.vocabulary;
   manifest_.tokenizer_digest = notes.tokenizer_digest;
@@ -156,14 +158,14 @@ void CheckpointWriter::create() {
   const fs::path folder = partial_path(final_);
   for (const CheckpointPlan::File& file : plan_.files()) create_file(folder / file.name, file.header, file.bytes);
   manifest_.files.clear();
-  const auto small_file = [&](const char* name, const std::string& content) {
+  const auto small_file = [&](const std::string& name, const std::string& content) {
     write_file(folder / name, content);
     manifest_.files.push_back({name, static_cast<int64_t>(content.size()), checksum(content)});
   };
   small_file(index_name, plan_.index());
   small_file(hugging_face_config_name, hugging_face_config_);
   small_file(config_file_name, print_run_config(config_));
-  small_file(tokenizer_file_name, tokenizer_);
+  for (const auto& [name, bytes] : tokenizer_) small_file(name, bytes);
 }
 
 // A part of the columns of a matrix is a short write a row; the system's page cache joins those of a host's ranks.

@@ -67,8 +67,9 @@ class CheckpointWriter {
   const RunConfig& config_;
   const TrainingState& state_;
   CheckpointPlan plan_;
-  std::string tokenizer_, hugging_face_config_;  // contents of small files
-  std::vector<ShardMap::Run> runs_;              // of this rank to write; `at` is the place in the snapshot
+  TokenizerFiles tokenizer_;
+  std::string hugging_face_config_;  // content of a small file
+  std::vector<ShardMap::Run> runs_;  // of this rank to write; `at` is the place in the snapshot
   int64_t snapshot_size_ = 0;
   Buffer snapshot_;  // f32 [3, snapshot_size_]: weights, first and second moments
 

@@ -64,30 +64,61 @@ std::string prompt_example(const PromptConfig& config) {
   return text.instruction + text.note;
 }
 
-}  // namespace
-
-std::string generation_config(const Tokenizer& tokenizer) {
-  return text_of({{"bos_token_id", tokenizer.bos()}, {"eos_token_id", tokenizer.eos()}, {"do_sample", false}});
+Json added_token(const std::string& content) {
+  return {{"content", content}, {"lstrip", false},      {"normalized", false},
+          {"rstrip", false},    {"single_word", false}, {"special", true}};
 }
 
-std::string tokenizer_config(const Tokenizer& tokenizer, int context) {
-  const auto special = [&](int32_t id) {
-    return Json{{"content", tokenizer.piece(id)}, {"lstrip", false}, {"normalized", false}, {"rstrip", false},
-                {"single_word", false},           {"special", true}};
-  };
+std::string sentence_piece_config(const Tokenizer& tokenizer, int context) {
   Json added = Json::object();
-  for (const int32_t id : {tokenizer.bos(), tokenizer.eos(), tokenizer.emb()}) added[std::to_string(id)] = special(id);
+  for (const int32_t id : {*tokenizer.bos(), tokenizer.eos(), tokenizer.emb()})
+    added[std::to_string(id)] = added_token(tokenizer.piece(id));
   return text_of({{"tokenizer_class", "LlamaTokenizer"},
                   {"legacy", false},
                   {"add_bos_token", true},
                   {"add_eos_token", false},
-                  {"bos_token", tokenizer.piece(tokenizer.bos())},
+                  {"bos_token", tokenizer.piece(*tokenizer.bos())},
                   {"eos_token", tokenizer.piece(tokenizer.eos())},
                   {"pad_token", tokenizer.piece(tokenizer.eos())},
                   {"additional_special_tokens", {tokenizer.piece(tokenizer.emb())}},
                   {"added_tokens_decoder", added},
                   {"clean_up_tokenization_spaces", false},
                   {"model_max_length", context}});
+}
+
+// A tokenizer.json with one more special token.
+std::string with_emb(const std::string& json, int32_t id) {
+  Json values = Json::parse(json);
+  Json token = {{"id", id}};
+  token.update(added_token(std::string(emb_piece)));
+  values["added_tokens"].push_back(token);
+  return values.dump() + "\n";
+}
+
+}  // namespace
+
+std::string generation_config(const Tokenizer& tokenizer) {
+  return text_of({{"bos_token_id", tokenizer.bos() ? Json(*tokenizer.bos()) : Json()},
+                  {"eos_token_id", tokenizer.eos()},
+                  {"do_sample", false}});
+}
+
+TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context) {
+  TokenizerFiles files = tokenizer.files();
+  std::string& config = files[tokenizer_file_names[2]];
+  if (files.contains(tokenizer_file_names[0])) {
+    config = sentence_piece_config(tokenizer, context);
+    return files;
+  }
+  std::string& json = files.at(tokenizer_file_names[1]);
+  if (!tokenizer.has_own_emb()) json = with_emb(json, tokenizer.emb());
+  Json values = Json::parse(config);
+  if (!values.contains("pad_token") || values["pad_token"].is_null()) values["pad_token"] = values["eos_token"];
+  values["model_max_length"] = context;
+  if (values.contains("added_tokens_decoder"))
+    values["added_tokens_decoder"][std::to_string(tokenizer.emb())] = added_token(std::string(emb_piece));
+  config = text_of(values);
+  return files;
 }
 
 std::vector<std::pair<std::string, std::string>> sentence_transformers_files(const ModelConfig& config) {

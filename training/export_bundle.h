@@ -13,8 +13,9 @@
 namespace notellm {
 
 std::string generation_config(const Tokenizer& tokenizer);
-// LlamaTokenizer of transformers, with [EMB] as an added token.
-std::string tokenizer_config(const Tokenizer& tokenizer, int context);
+// The tokenizer's files for transformers, with [EMB] as an added token: a SentencePiece model as LlamaTokenizer takes
+// it; a tokenizer.json and tokenizer_config.json as they were, but for [EMB], a token for padding and the context.
+TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context);
 
 // Name and content of the modules' descriptions: transformer, last token, projection without bias, length 1. A text is
 // a prompt up to before [EMB]; its vector is that of 'notellm embed'.

@@ -202,7 +202,8 @@ void check_sizes(const Section& top, ModelConfig& c) {
 
 }  // namespace
 
-std::string hugging_face_config(const ModelConfig& c, int64_t vocabulary, int32_t bos, int32_t eos, ExportType type) {
+std::string hugging_face_config(const ModelConfig& c, int64_t vocabulary, std::optional<int32_t> bos, int32_t eos,
+                                ExportType type) {
   Json json = {{"architectures", {c.qkv_bias ? qwen2 : llama}},
                {"model_type", c.qkv_bias ? "qwen2" : "llama"},
                {"hidden_size", c.dim},
@@ -218,7 +219,7 @@ std::string hugging_face_config(const ModelConfig& c, int64_t vocabulary, int32_
                {"rope_parameters", rope_parameters(c)},
                {"hidden_act", "silu"},
                {"tie_word_embeddings", c.tied_head},
-               {"bos_token_id", bos},
+               {"bos_token_id", bos ? Json(*bos) : Json()},
                {"eos_token_id", eos},
                {"dtype", type_name(type)}};
   if (c.rope_scaling.type != RopeScaling::none) {  // transformers 4 reads it there

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "model/config.h"
@@ -12,7 +13,7 @@ inline constexpr const char* hugging_face_config_name = "config.json";
 
 // LlamaForCausalLM, or with qkv_bias Qwen2ForCausalLM. vocabulary: rows of the embedding. type: of the weights beside
 // it.
-std::string hugging_face_config(const ModelConfig& config, int64_t vocabulary, int32_t bos, int32_t eos,
+std::string hugging_face_config(const ModelConfig& config, int64_t vocabulary, std::optional<int32_t> bos, int32_t eos,
                                 ExportType type);
 
 struct HuggingFaceModel {

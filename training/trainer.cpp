@@ -120,8 +120,8 @@ void Trainer::require_same_tokenizer(const CheckpointInfo& info) const {
     return;
   fail(ErrorKind::checkpoint,
        "{0}: {1} has shards of another tokenizer: take those that it was trained on ({2}), or prepare new ones with "
-       "data.tokenizer.model: {0}/{3}",
-       info.path.string(), config_.data.shards, info.config.data.shards, tokenizer_file_name);
+       "the tokenizer in {0} as data.tokenizer.model",
+       info.path.string(), config_.data.shards, info.config.data.shards);
 }
 
 // The weights of another run, or imported ones; all else begins anew.

@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
   const int saves = argc > 2 ? std::atoi(argv[2]) : 9;
   spdlog::set_level(spdlog::level::warn);
   std::filesystem::create_directories(folder);
-  write_file(folder / tokenizer_file_name, "none");
+  write_file(folder / tokenizer_file_names[0], "none");
   RunConfig config;
   config.data.shards = folder;
   config.train.run = folder / "run";

@@ -112,8 +112,8 @@ TEST_F(Prepare, MakesShardsThatReadBack) {
   EXPECT_EQ(shards.notes.category_id[20], -1);
   const Tokenizer tokenizer = Tokenizer::load(fs::path(config.shards) / "tokenizer.model");
   EXPECT_EQ(tokenizer.digest(), shards.notes.tokenizer_digest);
-  EXPECT_EQ(tokenizer.decode(shards.notes.category[17], false), " cat 2");
-  EXPECT_TRUE(tokenizer.decode(shards.notes.category_input[17], false).starts_with(" {'title': name17: "));
+  EXPECT_EQ(tokenizer.decode(shards.notes.category[17], Place::goes_on), " cat 2");
+  EXPECT_TRUE(tokenizer.decode(shards.notes.category_input[17], Place::goes_on).starts_with(" {'title': name17: "));
   const int64_t clicks = std::accumulate(shards.notes.clicks.begin(), shards.notes.clicks.end(), int64_t{0});
   EXPECT_EQ(clicks, report.clicks.kept_clicks[0]);
   EXPECT_EQ(std::count(shards.notes.in_pool.begin(), shards.notes.in_pool.end(), 1), report.clicks.pool);
@@ -186,6 +186,31 @@ TEST_F(Prepare, AGivenTokenizerIsTaken) {
   write_file(folder / "given.model", "not a model");
   EXPECT_ERROR(data, "given.model: not a SentencePiece model", run());
   EXPECT_EQ(read_shard_set(config.shards).id, report.set.id);
+}
+
+// Its two files go into the shards; another file beside it makes them again.
+TEST_F(Prepare, AGivenTokenizerJsonIsTaken) {
+  const fs::path golden = fs::path(NOTELLM_SOURCE_DIR) / "tests/golden/tokenizers/qwen2", given = folder / "given";
+  fs::create_directory(given);
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) fs::copy_file(golden / name, given / name);
+  run();
+  config.tokenizer.model = (given / "tokenizer.json").string();
+  const PrepareReport report = run();
+  EXPECT_EQ(report.set.inputs.count((given / "tokenizer_config.json").string()), 1);
+  EXPECT_FALSE(fs::exists(folder / "shards" / "tokenizer.model"));
+  const Tokenizer tokenizer = Tokenizer::load_stored(config.shards);
+  EXPECT_EQ(tokenizer.digest(), Tokenizer::load(golden / "tokenizer.json").digest());
+  const Shards shards = read_shards(config.shards);
+  EXPECT_EQ(shards.notes.prompt.emb, tokenizer.emb());
+  EXPECT_EQ(shards.notes.prompt.eos, tokenizer.eos());
+  EXPECT_EQ(shards.notes.prompt.vocabulary, tokenizer.vocabulary());
+  EXPECT_TRUE(tokenizer.decode(shards.notes.category_input[17], Place::goes_on).starts_with(" {'title': name17: "));
+  EXPECT_TRUE(run().up_to_date);
+  write_file(given / "tokenizer_config.json", R"({"eos_token": "<|im_start|>"})");
+  EXPECT_FALSE(run().up_to_date);
+  EXPECT_NE(read_shards(config.shards).notes.prompt.eos, tokenizer.eos());
+  fs::remove(given / "tokenizer_config.json");
+  EXPECT_ERROR(io, "tokenizer_config.json", run());
 }
 
 TEST_F(Prepare, RefusesImpossibleConfigurations) {

@@ -1,7 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "data_pipeline/prompt.h"
 #include "data_pipeline/text_sample.h"
+#include "runtime/files.h"
 #include "tests/support/debian_notes.h"
 #include "tests/support/expect_error.h"
 
@@ -11,6 +14,8 @@ namespace {
 using Tokens = std::vector<int32_t>;
 
 constexpr const char* llama_tokenizer = "models/llama2-tokenizer.model";
+
+const std::filesystem::path golden_tokenizers = std::filesystem::path(NOTELLM_SOURCE_DIR) / "tests/golden/tokenizers";
 
 const Note shoe_note = {"7", "Red {shoes} \"x\"", "Light\n and  fast.\t", "sports", {"run", "shoe size"}};
 
@@ -48,7 +53,7 @@ std::string decoded(const Tokenizer& tokenizer, const Prompt& prompt, const Note
     all = shared.category_instruction + note.category_input + Tokens{shared.emb} + shared.category_guidance +
           note.category;
   }
-  return tokenizer.decode(all, true);
+  return tokenizer.decode(all, Place::begins);
 }
 
 TEST(Prompt, PaperTextsLiterally) {
@@ -120,7 +125,7 @@ TEST(Prompt, SharedTokensBeginWithBos) {
   EXPECT_EQ(prompt.shared().emb, small().emb());
   EXPECT_EQ(prompt.shared().eos, small().eos());
   EXPECT_EQ(prompt.shared().vocabulary, small().vocabulary());
-  EXPECT_EQ(Prompt(small(), {.preset = PromptPreset::released}).shared().category_instruction, Tokens{small().bos()});
+  EXPECT_EQ(Prompt(small(), {.preset = PromptPreset::released}).shared().category_instruction, Tokens{*small().bos()});
 }
 
 TEST(Prompt, FoldsSpaces) {
@@ -149,13 +154,13 @@ TEST(Prompt, CutsTitleAndContentAndKeepsTheSuffix) {
     const Prompt prompt(small(), {.preset = preset, .title_tokens = 12, .content_tokens = 9, .max_note_tokens = 2000});
     const NoteTokens tokens = prompt.tokens(encoder, note, &fitted);
     EXPECT_TRUE(tokens.title_cut && tokens.content_cut && !tokens.shortened);
-    EXPECT_LE(small().encode((space ? " " : "") + fitted.title, false).size(), 12u);
-    EXPECT_LE(small().encode((space ? " " : "") + fitted.content, false).size(), 9u);
+    EXPECT_LE(small().encode((space ? " " : "") + fitted.title, Place::goes_on).size(), 12u);
+    EXPECT_LE(small().encode((space ? " " : "") + fitted.content, Place::goes_on).size(), 9u);
     EXPECT_GT(fitted.title.size(), 3u);
     EXPECT_EQ(note.title.substr(0, fitted.title.size() + 1), fitted.title + " ");
     const std::string suffix = space ? "} The compression word is:\"" : "\"}，压缩为一个词：“";
     for (const Tokens& part : {tokens.category_input, tokens.hashtag_input})
-      EXPECT_TRUE(small().decode(part, !space).ends_with(suffix));
+      EXPECT_TRUE(small().decode(part, space ? Place::goes_on : Place::begins).ends_with(suffix));
   }
 }
 
@@ -197,8 +202,10 @@ TEST(Prompt, ChoosesHashtags) {
   EXPECT_TRUE(tokens.category.empty());
 }
 
-// Whole texts, tokenised at once, against the parts put together, on real notes.
-void expect_parts_make_the_whole(const Tokenizer& tokenizer, const std::vector<Note>& notes, PromptPreset preset) {
+// Whole texts, tokenised at once, against the parts put together, on real notes. decodes: these tokens give the text
+// back.
+void expect_parts_make_the_whole(const Tokenizer& tokenizer, const std::vector<Note>& notes, PromptPreset preset,
+                                 bool decodes = true) {
   const Prompt prompt(tokenizer, {.preset = preset});
   const PromptTokens& shared = prompt.shared();
   WordEncoder encoder(tokenizer);
@@ -206,25 +213,28 @@ void expect_parts_make_the_whole(const Tokenizer& tokenizer, const std::vector<N
     Note fitted;
     const NoteTokens tokens = prompt.tokens(encoder, note, &fitted);
     PromptText text = prompt_text(preset, Task::category, fitted);
-    const Tokens bos = {tokenizer.bos()};
+    const Tokens bos = tokenizer.bos() ? Tokens{*tokenizer.bos()} : Tokens{};
     ASSERT_EQ(shared.category_instruction + tokens.category_input,
-              bos + tokenizer.encode(text.instruction + text.note, true))
+              bos + tokenizer.encode(text.instruction + text.note, Place::begins))
         << text.note;
     if (preset == PromptPreset::paper && !tokens.category.empty()) {
-      ASSERT_EQ(shared.category_guidance + tokens.category, tokenizer.encode(text.guidance + text.output, false))
+      ASSERT_EQ(shared.category_guidance + tokens.category,
+                tokenizer.encode(text.guidance + text.output, Place::after_token))
           << text.output;
     }
     const size_t j = fitted.hashtags.size();
     if (j == 0) continue;
     text = prompt_text(preset, Task::hashtags, fitted);
     ASSERT_EQ(Tokens{} + shared.hashtag_instruction[j - 1] + tokens.hashtag_input,
-              bos + tokenizer.encode(text.instruction + text.note, true));
+              bos + tokenizer.encode(text.instruction + text.note, Place::begins));
     Tokens after = Tokens{} + shared.hashtag_guidance[j - 1];
     for (size_t i = 0; i < j; ++i) after = after + (i + 1 < j ? tokens.hashtag_inner : tokens.hashtag_last)[i];
     if (preset == PromptPreset::paper) {
-      ASSERT_EQ(after, tokenizer.encode(text.guidance + text.output, false));
+      ASSERT_EQ(after, tokenizer.encode(text.guidance + text.output, Place::after_token));
     }
-    ASSERT_EQ(tokenizer.decode(after, false), text.guidance + text.output);
+    if (decodes) {
+      ASSERT_EQ(tokenizer.decode(after, Place::after_token), text.guidance + text.output);
+    }
   }
 }
 
@@ -245,6 +255,60 @@ TEST(Prompt, PartsMakeTheWholeOnRealNotesWithLlama) {
   const Tokenizer tokenizer = Tokenizer::load(test::shared_path(llama_tokenizer));
   for (const PromptPreset preset : {PromptPreset::paper, PromptPreset::released})
     expect_parts_make_the_whole(tokenizer, notes, preset);
+}
+
+// Of each style of tokenizer.json: without BOS too, and one that is not known to cut at spaces.
+TEST(Prompt, PartsMakeTheWholeOnRealNotesWithTokenizerJson) {
+  NOTELLM_NEEDS_SHARED(test::debian_notes_file);
+  const std::vector<Note> notes = test::debian_notes(300);
+  for (const char* style : {"gpt2", "gpt2_prefix", "llama3", "qwen2", "smollm", "llama2", "metaspace", "unknown"}) {
+    SCOPED_TRACE(style);
+    const Tokenizer tokenizer = Tokenizer::load(golden_tokenizers / style / "tokenizer.json");
+    EXPECT_EQ(tokenizer.cuts_at_spaces(), style != std::string("gpt2_prefix"));
+    // "unknown" does not know all characters; "gpt2_prefix" leaves the space before a text.
+    const bool decodes = style != std::string("unknown") && style != std::string("gpt2_prefix");
+    for (const PromptPreset preset : {PromptPreset::paper, PromptPreset::released})
+      expect_parts_make_the_whole(tokenizer, notes, preset, decodes);
+  }
+}
+
+TEST(Prompt, WithoutBosNothingStandsBeforeTheText) {
+  const Tokenizer tokenizer = Tokenizer::load(golden_tokenizers / "qwen2" / "tokenizer.json");
+  const Prompt paper(tokenizer, {}), released(tokenizer, {.preset = PromptPreset::released});
+  EXPECT_EQ(tokenizer.decode(paper.shared().category_instruction, Place::begins).substr(0, 8), "Extract ");
+  EXPECT_TRUE(released.shared().category_instruction.empty());
+  WordEncoder encoder(tokenizer);
+  const Tokens note = released.tokens(encoder, shoe_note).category_input;
+  EXPECT_EQ(note, tokenizer.encode(tokenizer.decode(note, Place::begins), Place::begins));
+}
+
+// Llama 3's style with another regular expression, and ". " as one piece, the first of all merges.
+Tokenizer with_expression(const char* expression) {
+  auto json = nlohmann::json::parse(read_file(golden_tokenizers / "llama3" / "tokenizer.json"));
+  json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = expression;
+  auto &model = json["model"], &special = json["post_processor"]["processors"][1]["special_tokens"];
+  for (auto& token : json["added_tokens"]) token["id"] = token["id"].get<int>() + 1;
+  special["<|begin_of_text|>"]["ids"][0] = json["added_tokens"][0]["id"];
+  model["vocab"][".\u0120"] = model["vocab"].size();
+  model["merges"].insert(model["merges"].begin(), nlohmann::json::array({".", "\u0120"}));
+  std::string config = read_file(golden_tokenizers / "llama3" / "tokenizer_config.json");
+  return Tokenizer::from_files({{"tokenizer.json", json.dump()}, {"tokenizer_config.json", std::move(config)}},
+                               "joins");
+}
+
+// Of an expression that is not known to split at spaces, each prompt is looked at.
+TEST(Prompt, RefusesATokenizerThatJoinsOverTheSpacesOfAPrompt) {
+  const Tokenizer joins = with_expression("[^x]+|x"), splits = with_expression("\\s*\\S+|\\s+");
+  for (const Tokenizer* tokenizer : {&joins, &splits}) {
+    EXPECT_FALSE(tokenizer->cuts_at_spaces());
+    EXPECT_EQ(tokenizer->piece(tokenizer->encode("a. b", Place::begins)[1]), tokenizer == &joins ? ".\u0120" : ".");
+  }
+  WordEncoder joining(joins), splitting(splits);
+  EXPECT_ERROR(data, "note \"7\": the tokenizer joins what stands before and after a space",
+               Prompt(joins, {}).tokens(joining, shoe_note));
+  Prompt(joins, {.preset = PromptPreset::released}).tokens(joining, shoe_note);
+  for (const PromptPreset preset : {PromptPreset::paper, PromptPreset::released})
+    expect_parts_make_the_whole(splits, {shoe_note}, preset);
 }
 
 TEST(TextSample, IsBoundedAndDoesNotDependOnTheWay) {

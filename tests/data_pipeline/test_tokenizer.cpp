@@ -4,6 +4,7 @@
 #include <map>
 
 #include "data_pipeline/tokenizer.h"
+#include "data_pipeline/word_encoder.h"
 #include "runtime/files.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/shared.h"
@@ -81,13 +82,13 @@ TEST(Tokenizer, IdsAreUnknownBosEosBytesPiecesEmb) {
 }
 
 TEST(Tokenizer, TrainingIsDeterministic) {
-  EXPECT_EQ(checksum(Tokenizer::train(some_texts(), 400)), checksum(trained().model()));
+  EXPECT_EQ(checksum(Tokenizer::train(some_texts(), 400)), checksum(trained().files().at("tokenizer.model")));
 }
 
 TEST(Tokenizer, OnlyABeginningGetsASpaceBefore) {
   const Tokenizer& t = trained();
-  const Tokens begins = t.encode("library", true), goes_on = t.encode("library", false);
-  EXPECT_EQ(begins, t.encode(" library", false));
+  const Tokens begins = t.encode("library", Place::begins), goes_on = t.encode("library", Place::goes_on);
+  EXPECT_EQ(begins, t.encode(" library", Place::goes_on));
   EXPECT_NE(begins, goes_on);
   EXPECT_EQ(t.piece(begins[0]).substr(0, 3), "\xe2\x96\x81");
   EXPECT_EQ(t.piece(goes_on[0])[0], 'l');
@@ -95,25 +96,25 @@ TEST(Tokenizer, OnlyABeginningGetsASpaceBefore) {
 
 TEST(Tokenizer, DecodeGivesTheTextBack) {
   for (const std::string& text : sample_texts)
-    for (const bool begins : {false, true})
-      EXPECT_EQ(trained().decode(trained().encode(text, begins), begins), text) << begins;
+    for (const Place place : {Place::begins, Place::after_token, Place::goes_on})
+      EXPECT_EQ(trained().decode(trained().encode(text, place), place), text) << static_cast<int>(place);
 }
 
 TEST(Tokenizer, DecodeOfSpecialTokens) {
   const Tokenizer& t = trained();
-  Tokens tokens = {t.bos()};
-  for (const int32_t id : t.encode("word is:\"", true)) tokens.push_back(id);
+  Tokens tokens = {*t.bos()};
+  for (const int32_t id : t.encode("word is:\"", Place::begins)) tokens.push_back(id);
   tokens.push_back(t.emb());
-  for (const int32_t id : t.encode("\". The", false)) tokens.push_back(id);
+  for (const int32_t id : t.encode("\". The", Place::goes_on)) tokens.push_back(id);
   tokens.push_back(t.eos());
-  EXPECT_EQ(t.decode(tokens, true), "word is:\"[EMB]\". The");
-  EXPECT_ERROR(data, "token -1", t.decode(Tokens{-1}, true));
-  EXPECT_ERROR(data, "outside the tokenizer's vocabulary", t.decode(Tokens{t.vocabulary()}, true));
+  EXPECT_EQ(t.decode(tokens, Place::begins), "word is:\"[EMB]\". The");
+  EXPECT_ERROR(data, "token -1", t.decode(Tokens{-1}, Place::begins));
+  EXPECT_ERROR(data, "outside the tokenizer's vocabulary", t.decode(Tokens{t.vocabulary()}, Place::begins));
   EXPECT_ERROR(data, "outside the tokenizer's vocabulary", t.piece(t.vocabulary()));
 }
 
 TEST(Tokenizer, SpecialTokensInATextAreText) {
-  for (const int32_t token : trained().encode("<s> </s> <unk> [EMB]", true)) {
+  for (const int32_t token : trained().encode("<s> </s> <unk> [EMB]", Place::begins)) {
     EXPECT_GT(token, 2);
     EXPECT_LT(token, trained().emb());
   }
@@ -123,15 +124,15 @@ TEST(Tokenizer, CutAtASpaceTheTokensAreThoseOfTheWhole) {
   for (const std::string& text : sample_texts)
     for (size_t cut = text.find(' ', 1); cut < text.size(); cut = text.find(' ', cut + 1)) {
       if (text[cut - 1] == ' ') continue;
-      Tokens parts = trained().encode(text.substr(0, cut), true);
-      for (const int32_t id : trained().encode(text.substr(cut), false)) parts.push_back(id);
-      EXPECT_EQ(parts, trained().encode(text, true)) << text << " at " << cut;
+      Tokens parts = trained().encode(text.substr(0, cut), Place::begins);
+      for (const int32_t id : trained().encode(text.substr(cut), Place::goes_on)) parts.push_back(id);
+      EXPECT_EQ(parts, trained().encode(text, Place::begins)) << text << " at " << cut;
     }
 }
 
 TEST(Tokenizer, DigestIsOfTheModel) {
   const TempDir folder;
-  write_file(folder / "a.model", trained().model());
+  write_file(folder / "a.model", trained().files().at("tokenizer.model"));
   EXPECT_EQ(Tokenizer::load(folder / "a.model").digest(), trained().digest());
   EXPECT_NE(Tokenizer::from_model(Tokenizer::train(some_texts(), 350), "other").digest(), trained().digest());
 }
@@ -142,7 +143,7 @@ TEST(Tokenizer, RefusesWhatIsNoModel) {
   write_file(folder / "foreign.model", "{\"model\": \"this is JSON\"}");
   EXPECT_ERROR(data, "foreign.model: not a SentencePiece model", Tokenizer::load(folder / "foreign.model"));
   EXPECT_ERROR(data, "not a SentencePiece model", Tokenizer::from_model("", "empty"));
-  const std::string& whole = trained().model();
+  const std::string& whole = trained().files().at("tokenizer.model");
   EXPECT_ERROR(data, "not a SentencePiece model",
                Tokenizer::from_model(whole.substr(0, whole.size() / 2), "cut short"));
 }
@@ -167,34 +168,36 @@ TEST(Tokenizer, ThreadsEncodeAlike) {
   std::vector<Tokens> tokens(400);
 #pragma omp parallel for num_threads(4)
   for (size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] = trained().encode(sample_texts[i % sample_texts.size()], i % 3 == 0);
+    tokens[i] = trained().encode(sample_texts[i % sample_texts.size()], i % 3 == 0 ? Place::begins : Place::goes_on);
   for (size_t i = 0; i < tokens.size(); ++i)
-    EXPECT_EQ(tokens[i], trained().encode(sample_texts[i % sample_texts.size()], i % 3 == 0));
+    EXPECT_EQ(tokens[i],
+              trained().encode(sample_texts[i % sample_texts.size()], i % 3 == 0 ? Place::begins : Place::goes_on));
 }
 
 TEST(Tokenizer, LlamaGivesTheKnownIds) {
   NOTELLM_NEEDS_SHARED(llama_tokenizer);
   const Tokenizer t = Tokenizer::load(test::shared_path(llama_tokenizer));
   EXPECT_EQ(t.vocabulary(), 32001);
-  EXPECT_EQ(t.encode("Hello world", true), (Tokens{15043, 3186}));
-  EXPECT_EQ(t.encode(" world\n", false), (Tokens{3186, 13}));
+  EXPECT_EQ(t.encode("Hello world", Place::begins), (Tokens{15043, 3186}));
+  EXPECT_EQ(t.encode(" world\n", Place::goes_on), (Tokens{3186, 13}));
 }
 
 TEST(WordEncoder, GivesWhatTheTokenizerGives) {
   WordEncoder encoder(trained());
   for (int round = 0; round < 2; ++round)  // the second time from memory
     for (const std::string& text : sample_texts)
-      for (const bool begins : {false, true})
-        EXPECT_EQ(encoder.encode(text, begins), trained().encode(text, begins)) << text;
+      for (const Place place : {Place::begins, Place::after_token, Place::goes_on})
+        EXPECT_EQ(encoder.encode(text, place), trained().encode(text, place)) << text;
 }
 
 TEST(WordEncoder, TruncatesBeforeASpace) {
   WordEncoder encoder(trained());
   const std::string text = "strategy game of ancient warfare";
   const std::string three = "strategy game of";
-  const auto limit = static_cast<int64_t>(trained().encode(" " + three, false).size());
+  const auto limit = static_cast<int64_t>(trained().encode(" " + three, Place::goes_on).size());
   EXPECT_EQ(encoder.truncate(text, true, limit), three);
-  EXPECT_EQ(encoder.truncate(text, true, limit + trained().encode(" ancient", false).size()), three + " ancient");
+  EXPECT_EQ(encoder.truncate(text, true, limit + trained().encode(" ancient", Place::goes_on).size()),
+            three + " ancient");
   EXPECT_EQ(encoder.truncate(text, true, 100), text);
   EXPECT_EQ(encoder.truncate(text, true, 0), "");
   EXPECT_EQ(encoder.truncate("", true, 5), "");
@@ -219,7 +222,7 @@ TEST(WordEncoder, TruncationNeverExceedsTheLimit) {
         const std::string_view part = encoder.truncate(text, after_space, limit);
         EXPECT_EQ(part, text.substr(0, part.size()));
         std::string placed(after_space && !part.empty() ? 1 : 0, ' ');
-        EXPECT_LE(std::ssize(trained().encode(placed.append(part), false)), limit) << text;
+        EXPECT_LE(std::ssize(trained().encode(placed.append(part), Place::goes_on)), limit) << text;
       }
 }
 
@@ -230,7 +233,7 @@ TEST(WordEncoder, TruncationNeverExceedsTheLimitWhereTheModelNormalises) {
   WordEncoder encoder(tokenizer);
   std::string text;
   for (int i = 0; i < 10; ++i) text += "\xef\xac\x83";
-  const auto each = std::ssize(tokenizer.encode(text, false)) / 10;
+  const auto each = std::ssize(tokenizer.encode(text, Place::goes_on)) / 10;
   ASSERT_GT(each, 1);
   for (int64_t limit = 0; limit < 10 * each; ++limit)
     EXPECT_EQ(encoder.truncate(text, false, limit), text.substr(0, 3 * (limit / each)));

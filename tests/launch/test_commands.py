@@ -319,6 +319,11 @@ class WholeWay(unittest.TestCase):
             self.assertIn(part, text)
         self.assertIn("train/query", self.must("inspect", self.folder / "shards" / "pairs-00000.h5"))
         self.assertIn("[EMB]", self.must("inspect", self.folder / "shards" / "tokenizer.model"))
+        golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tokenizers"
+        text = self.must("inspect", golden / "llama3" / "tokenizer.json")
+        for part in ("tokenizer.json (BPE)", "903 ([EMB] included)", "900  <|begin_of_text|>", "901  <|end_of_text|>", "902  [EMB]"):
+            self.assertIn(part, text)
+        self.assertIn("nothing stands before a text", self.must("inspect", golden / "qwen2" / "tokenizer.json"))
         text = self.must("inspect", self.checkpoint)
         for part in ("model.layers.1.mlp.down_proj.weight", "32 × 64", "f32", "5 of 5"):
             self.assertIn(part, text)

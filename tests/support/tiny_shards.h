@@ -22,7 +22,7 @@ inline void write_tiny_shards(const std::filesystem::path& folder, const TinyDat
   std::filesystem::create_directories(folder);
   write_notes_shard(folder, set, 0, data.notes);
   write_pairs_shard(folder, set, 0, data.pairs.train, data.pairs.test);
-  write_file(folder / tokenizer_file_name, "no tokenizer");
+  write_file(folder / tokenizer_file_names[0], "no tokenizer");
   finish_shards(folder, set);
 }
 
