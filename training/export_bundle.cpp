@@ -114,6 +114,7 @@ TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context) {
   if (!tokenizer.has_own_emb()) json = with_emb(json, tokenizer.emb());
   Json values = Json::parse(config);
   if (!values.contains("pad_token") || values["pad_token"].is_null()) values["pad_token"] = values["eos_token"];
+  if (!values.contains("tokenizer_class")) values["tokenizer_class"] = "PreTrainedTokenizerFast";  // as the json says
   values["model_max_length"] = context;
   if (values.contains("added_tokens_decoder"))
     values["added_tokens_decoder"][std::to_string(tokenizer.emb())] = added_token(std::string(emb_piece));
