@@ -77,6 +77,7 @@ class Tokenizer {
   std::optional<int32_t> bos() const { return backend_->bos(); }  // none: nothing stands before a text
   int32_t eos() const { return backend_->eos(); }
   int32_t emb() const { return emb_; }
+  bool has_own_emb() const { return backend_->emb().has_value(); }             // it is a token of the file
   int32_t vocabulary() const { return std::max(backend_->size(), emb_ + 1); }  // ids in use, [EMB] included
   // Hash of the files' bytes and of [EMB].
   const std::string& digest() const { return digest_; }

@@ -16,10 +16,10 @@ namespace fs = std::filesystem;
 
 constexpr int64_t checksum_digits = 32;
 
-// Every SentencePiece model's prompts begin with one. Whether those of a tokenizer.json do, only an export says.
+// Of SentencePiece models, which all have one, what every prompt begins with; of others not known here.
 std::optional<int32_t> bos_of(const PromptTokens& prompt, const TokenizerFiles& tokenizer) {
-  if (tokenizer.contains("tokenizer.json") || prompt.category_instruction.empty()) return {};
-  return prompt.category_instruction.front();
+  if (!tokenizer.contains(tokenizer_file_names[0])) return std::nullopt;
+  return prompt.category_instruction.empty() ? 1 : prompt.category_instruction.front();
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ class Exporter {
       : info_(verify_checkpoint(find_checkpoint(checkpoint))),
         options_(options),
         type_(options.type.value_or(info_.config.model.export_type)),
-        tokenizer_(tokenizer_inside(info_.path)),
+        tokenizer_(Tokenizer::load_stored(info_.path)),
         layout_(info_.config.model, info_.manifest.vocabulary),
         files_(SafetensorsFile::Unaligned::left),
         folder_(destination) {
@@ -75,9 +75,8 @@ class Exporter {
     write(hugging_face_config_name,
           hugging_face_config(config.model, info_.manifest.tokens_in_use, tokenizer_.bos(), tokenizer_.eos(), type_));
     write("generation_config.json", generation_config(tokenizer_));
-    const TokenizerFiles tokenizer = exported_tokenizer(tokenizer_, config.model.context);
-    for (const auto& [name, content] : tokenizer) write(name, content);
-    if (config.model.qkv_bias && tokenizer.contains("tokenizer.model"))
+    for (const auto& [file, content] : exported_tokenizer(tokenizer_, config.model.context)) write(file, content);
+    if (config.model.qkv_bias && tokenizer_.files().contains(tokenizer_file_names[0]))
       spdlog::warn(
           "transformers 5 has no SentencePiece tokenizer for Qwen2: load it by LlamaTokenizer, not AutoTokenizer");
     write("README.md", model_card(info_, measured_recall(info_.path, options_.report)));

@@ -64,25 +64,15 @@ std::string prompt_example(const PromptConfig& config) {
   return text.instruction + text.note;
 }
 
-}  // namespace
-
-std::string generation_config(const Tokenizer& tokenizer) {
-  Json json = {{"eos_token_id", tokenizer.eos()}, {"do_sample", false}};
-  if (tokenizer.bos()) json["bos_token_id"] = *tokenizer.bos();
-  return text_of(json);
+Json added_token(const std::string& content) {
+  return {{"content", content}, {"lstrip", false},      {"normalized", false},
+          {"rstrip", false},    {"single_word", false}, {"special", true}};
 }
 
-namespace {
-
-Json special_token(const Tokenizer& tokenizer, int32_t id) {
-  return {{"content", tokenizer.piece(id)}, {"lstrip", false}, {"normalized", false}, {"rstrip", false},
-          {"single_word", false},           {"special", true}};
-}
-
-std::string sentencepiece_config(const Tokenizer& tokenizer, int context) {
+std::string sentence_piece_config(const Tokenizer& tokenizer, int context) {
   Json added = Json::object();
   for (const int32_t id : {*tokenizer.bos(), tokenizer.eos(), tokenizer.emb()})
-    added[std::to_string(id)] = special_token(tokenizer, id);
+    added[std::to_string(id)] = added_token(tokenizer.piece(id));
   return text_of({{"tokenizer_class", "LlamaTokenizer"},
                   {"legacy", false},
                   {"add_bos_token", true},
@@ -96,32 +86,39 @@ std::string sentencepiece_config(const Tokenizer& tokenizer, int context) {
                   {"model_max_length", context}});
 }
 
-// Adds [EMB] where the file does not have it.
-void add_emb(const Tokenizer& tokenizer, Json& json, Json& config) {
-  Json& added = json["added_tokens"];
-  for (const Json& token : added)
-    if (token["content"] == emb_piece) return;
-  Json token = {{"id", tokenizer.emb()}};
-  token.update(special_token(tokenizer, tokenizer.emb()));
-  added.push_back(token);
-  config["added_tokens_decoder"][std::to_string(tokenizer.emb())] = special_token(tokenizer, tokenizer.emb());
+// A tokenizer.json with one more special token.
+std::string with_emb(const std::string& json, int32_t id) {
+  Json values = Json::parse(json);
+  Json token = {{"id", id}};
+  token.update(added_token(std::string(emb_piece)));
+  values["added_tokens"].push_back(token);
+  return values.dump() + "\n";
 }
 
 }  // namespace
 
+std::string generation_config(const Tokenizer& tokenizer) {
+  return text_of({{"bos_token_id", tokenizer.bos() ? Json(*tokenizer.bos()) : Json()},
+                  {"eos_token_id", tokenizer.eos()},
+                  {"do_sample", false}});
+}
+
 TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context) {
   TokenizerFiles files = tokenizer.files();
-  std::string& config_text = files["tokenizer_config.json"];
-  const auto json_text = files.find("tokenizer.json");
-  if (json_text == files.end()) {
-    config_text = sentencepiece_config(tokenizer, context);
+  std::string& config = files[tokenizer_file_names[2]];
+  if (files.contains(tokenizer_file_names[0])) {
+    config = sentence_piece_config(tokenizer, context);
     return files;
   }
-  Json json = Json::parse(json_text->second), config = Json::parse(config_text);
-  add_emb(tokenizer, json, config);
-  config["model_max_length"] = context;
-  json_text->second = text_of(json);
-  config_text = text_of(config);
+  std::string& json = files.at(tokenizer_file_names[1]);
+  if (!tokenizer.has_own_emb()) json = with_emb(json, tokenizer.emb());
+  Json values = Json::parse(config);
+  if (!values.contains("pad_token") || values["pad_token"].is_null()) values["pad_token"] = values["eos_token"];
+  if (!values.contains("tokenizer_class")) values["tokenizer_class"] = "PreTrainedTokenizerFast";  // as the json says
+  values["model_max_length"] = context;
+  if (values.contains("added_tokens_decoder"))
+    values["added_tokens_decoder"][std::to_string(tokenizer.emb())] = added_token(std::string(emb_piece));
+  config = text_of(values);
   return files;
 }
 

@@ -13,8 +13,8 @@
 namespace notellm {
 
 std::string generation_config(const Tokenizer& tokenizer);
-// With [EMB] as an added token: of a SentencePiece model a tokenizer_config.json for LlamaTokenizer of transformers; of
-// a tokenizer.json that itself and its tokenizer_config.json, each with [EMB].
+// The tokenizer's files for transformers, with [EMB] as an added token: a SentencePiece model as LlamaTokenizer takes
+// it; a tokenizer.json and tokenizer_config.json as they were, but for [EMB], a token for padding and the context.
 TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context);
 
 // Name and content of the modules' descriptions: transformer, last token, projection without bias, length 1. A text is

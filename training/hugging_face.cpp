@@ -202,12 +202,6 @@ void check_sizes(const Section& top, ModelConfig& c) {
 
 }  // namespace
 
-Tokenizer tokenizer_inside(const std::filesystem::path& folder) {
-  for (const char* name : tokenizer_file_names)
-    if (std::filesystem::is_symlink(folder / name)) file_inside(folder, name);
-  return Tokenizer::load_stored(folder);
-}
-
 std::string hugging_face_config(const ModelConfig& c, int64_t vocabulary, std::optional<int32_t> bos, int32_t eos,
                                 ExportType type) {
   Json json = {{"architectures", {c.qkv_bias ? qwen2 : llama}},

@@ -5,7 +5,6 @@
 #include <optional>
 #include <string>
 
-#include "data_pipeline/tokenizer.h"
 #include "model/config.h"
 
 namespace notellm {
@@ -13,13 +12,9 @@ namespace notellm {
 inline constexpr const char* hugging_face_config_name = "config.json";
 
 // LlamaForCausalLM, or with qkv_bias Qwen2ForCausalLM. vocabulary: rows of the embedding. type: of the weights beside
-// it. bos: what stands before a text, if anything does.
+// it.
 std::string hugging_face_config(const ModelConfig& config, int64_t vocabulary, std::optional<int32_t> bos, int32_t eos,
                                 ExportType type);
-
-// The tokenizer of a folder of the hub or of a checkpoint: as Tokenizer::load_stored, and Error(checkpoint) where one
-// of its files is a link out of the folder.
-Tokenizer tokenizer_inside(const std::filesystem::path& folder);
 
 struct HuggingFaceModel {
   ModelConfig config;  // with the default note_dim, init and export_type, which the file does not have

@@ -41,15 +41,16 @@ void check_tokens(const fs::path& folder, int64_t rows, int64_t tokens) {
 
 }  // namespace
 
-HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder, const HuggingFaceModel& model, int64_t tokens)
-    : files_(SafetensorsFile::Unaligned::left), rows_(model.vocabulary), tokens_(tokens) {
+HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder, const HuggingFaceModel& model, int64_t tokens,
+                                       bool add_emb)
+    : files_(SafetensorsFile::Unaligned::left), rows_(model.vocabulary), tokens_(tokens), add_emb_(add_emb) {
   check_tokens(folder, rows_, tokens);
   if (!fs::exists(folder / index_name) && !fs::exists(folder / "model.safetensors"))
     fail(ErrorKind::checkpoint, "{} has neither model.safetensors nor {}: other formats are not read", folder.string(),
          index_name);
   for (const fs::path& path : model_files(folder)) files_.open(path);
   check_index(folder);
-  const ParameterLayout layout(model.config, padded_vocabulary(tokens + 1));
+  const ParameterLayout layout(model.config, padded_vocabulary(tokens + add_emb));
   check_names(folder, layout, model.config.tied_head);
   if (model.config.tied_head) check_tied_head();
   type_ = export_type(files_.at(embedding_name).tensor.dtype);
@@ -127,9 +128,9 @@ void HuggingFaceWeights::read_rows(const Parameter& p, const TensorFiles::Take& 
   });
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t c = 0; c < cols; ++c) row[c] = static_cast<float>(sums[c] / static_cast<double>(tokens_));
-  take(end, row);
+  if (add_emb_) take(end, row);
   std::ranges::fill(row, 0.0f);
-  for (int64_t r = tokens_ + 1; r < p.all_rows; ++r) take(r * cols, row);
+  for (int64_t r = tokens_ + add_emb_; r < p.all_rows; ++r) take(r * cols, row);
 }
 
 namespace {
@@ -156,44 +157,48 @@ void write_tensors(const HuggingFaceWeights& weights, const ParameterLayout& lay
   for (FileInPlace& file : files) file.sync();
 }
 
+// tokenizer.json where there is one, else the SentencePiece model.
+Tokenizer read_tokenizer(const fs::path& source) {
+  for (const char* name : tokenizer_file_names)
+    if (fs::is_symlink(source / name)) file_inside(source, name);
+  return Tokenizer::load_stored(source);
+}
+
 }  // namespace
 
 void import_model(const fs::path& source, const fs::path& destination, const std::string& config_path,
                   const std::vector<std::string>& overrides) {
   if (!fs::is_directory(source)) fail(ErrorKind::io, "{} is not a folder", source.string());
   HuggingFaceModel model = read_hugging_face_config(source);
-  const Tokenizer tokenizer = tokenizer_inside(source);
-  const int64_t tokens = tokenizer.emb();
-  if (tokenizer.vocabulary() != tokens + 1)
-    fail(ErrorKind::checkpoint, "{}: its token [EMB] is {} of {}; it must be the last one", source.string(), tokens,
-         tokenizer.vocabulary());
-  const HuggingFaceWeights weights(source, model, tokens);
+  const Tokenizer tokenizer = read_tokenizer(source);
+  const int64_t vocabulary = tokenizer.vocabulary(), tokens = vocabulary - !tokenizer.has_own_emb();
+  const HuggingFaceWeights weights(source, model, tokens, !tokenizer.has_own_emb());
   model.config.export_type = weights.type();
   const RunConfig config = read_config_for_model(config_path, overrides, model.config, source.string(), false);
-  const ParameterLayout layout(config.model, padded_vocabulary(tokens + 1));
+  const ParameterLayout layout(config.model, padded_vocabulary(vocabulary));
   const CheckpointPlan plan(layout, checkpoint_file_bytes, false);
 
   FolderInMaking folder(destination);
   write_tensors(weights, layout, config, plan, folder.path());
   Manifest manifest;
   manifest.vocabulary = layout.vocabulary();
-  manifest.tokens_in_use = tokens + 1;
+  manifest.tokens_in_use = vocabulary;
   manifest.tokenizer_digest = tokenizer.digest();
-  const auto small_file = [&](const char* name, const std::string& content) {
+  const auto small_file = [&](const std::string& name, const std::string& content) {
     write_file(folder.path() / name, content);
   };
   small_file(index_name, plan.index());
   small_file(hugging_face_config_name,
              hugging_face_config(config.model, layout.vocabulary(), tokenizer.bos(), tokenizer.eos(), ExportType::f32));
   small_file(config_file_name, print_run_config(config));
-  for (const auto& [name, bytes] : tokenizer.files()) small_file(name.c_str(), bytes);
+  for (const auto& [name, bytes] : tokenizer.files()) small_file(name, bytes);
   for (const auto& entry : fs::directory_iterator(folder.path()))
     manifest.files.push_back(
         {entry.path().filename().string(), static_cast<int64_t>(entry.file_size()), checksum_file(entry.path())});
   write_manifest(folder.path(), manifest);
   folder.publish();
-  spdlog::info("imported {}: {} tokens and [EMB], note vectors of {} from a new head; {}", source.string(), tokens,
-               config.model.note_dim, destination.string());
+  spdlog::info("imported {}: {} tokens{}, note vectors of {} from a new head; {}", source.string(), tokens,
+               tokenizer.has_own_emb() ? "" : " and [EMB]", config.model.note_dim, destination.string());
   if (const int64_t without = model.vocabulary - tokens; without > 0)
     spdlog::info("{} rows of the embedding belong to no token of the tokenizer, and were left out", without);
 }

@@ -114,20 +114,14 @@ class Trainer {
   std::optional<Embedder> embedder_;
 };
 
-namespace {
-const char* tokenizer_name(const fs::path& checkpoint) {
-  return *std::ranges::find_if(tokenizer_file_names, [&](const char* name) { return fs::exists(checkpoint / name); });
-}
-}  // namespace
-
 void Trainer::require_same_tokenizer(const CheckpointInfo& info) const {
   if (info.manifest.tokenizer_digest == shards_.notes.tokenizer_digest &&
       info.manifest.vocabulary == state_.layout.vocabulary())
     return;
   fail(ErrorKind::checkpoint,
        "{0}: {1} has shards of another tokenizer: take those that it was trained on ({2}), or prepare new ones with "
-       "data.tokenizer.model: {0}/{3}",
-       info.path.string(), config_.data.shards, info.config.data.shards, tokenizer_name(info.path));
+       "the tokenizer in {0} as data.tokenizer.model",
+       info.path.string(), config_.data.shards, info.config.data.shards);
 }
 
 // The weights of another run, or imported ones; all else begins anew.

@@ -5,7 +5,7 @@ import tempfile
 import numpy
 from common import NOTELLM, Shards, checkpoints, export, make_notes, prompt, run, within
 from sentence_transformers import SentenceTransformer
-from transformers import AutoTokenizer, LlamaTokenizer
+from transformers import AutoTokenizer
 
 with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
@@ -16,10 +16,7 @@ with tempfile.TemporaryDirectory() as name:
         run(NOTELLM, "embed", config, "--checkpoint", checkpoint, "--output", folder / "vectors.npy")
         ours = numpy.load(folder / "vectors.npy")
         model, shards = SentenceTransformer(str(exported), device="cpu"), Shards(config)
-        if model_name == "qwen2":  # whose own tokenizer, all that transformers 5 takes for it, is no SentencePiece model
-            model[0].processor = tokenizer = LlamaTokenizer.from_pretrained(exported)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(exported)
+        tokenizer = AutoTokenizer.from_pretrained(exported)
         theirs = model.encode(texts)
         assert tokenizer.convert_tokens_to_ids("[EMB]") == shards.prompt["emb"] == len(tokenizer) - 1
         for i, text in enumerate(texts):

@@ -77,8 +77,8 @@ def write_config(folder, name, **sections):
 
 def hub_models(folder):
     """Folders of the hub: random Qwen2 and LLaMA with Llama 3's frequencies, and a real one where it is there."""
-    tokenizer = SHARED / "models/stories260K/tokenizer.model"
-    sizes = dict(vocab_size=512, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    styles = ROOT / "tests/golden/tokenizers"  # of Qwen2's and Llama 3's style, of some hundred tokens
+    sizes = dict(vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                  intermediate_size=48, max_position_embeddings=512, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2)
     llama3 = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
                   original_max_position_embeddings=64)
@@ -91,7 +91,8 @@ def hub_models(folder):
             for key, p in model.named_parameters():
                 p.normal_(1.0 if "norm" in key else 0.0, 0.3)
         model.save_pretrained(folder / name)
-        shutil.copy(tokenizer, folder / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(styles / name / file, folder / name)
     shutil.copytree(SHARED / "models/stories260K", folder / "stories260K")
     return [*configs, "stories260K"]
 
@@ -102,7 +103,8 @@ def checkpoints(folder):
     for name in hub_models(folder):
         checkpoint = folder / f"{name}_imported"
         run(NOTELLM, "import", folder / name, checkpoint, "--set", "model.note_dim=24")
-        found[name] = (write_config(folder, name, tokenizer={"model": str(checkpoint / "tokenizer.model")},
+        tokenizer = next(checkpoint / file for file in ("tokenizer.json", "tokenizer.model") if (checkpoint / file).exists())
+        found[name] = (write_config(folder, name, tokenizer={"model": str(tokenizer)},
                                     model={"from": str(checkpoint)}), checkpoint)
     config = write_config(folder, "trained", train={"steps": 12, "pairs_per_step": 8},
                           model={"dim": 32, "layers": 3, "heads": 4, "kv_heads": 2, "ffn": 48, "note_dim": 24, "context": 512,
