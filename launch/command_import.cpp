@@ -11,7 +11,7 @@ void add_import(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand("import", "a model of the Hugging Face hub, as a checkpoint to begin with");
   command->footer(
       R"(Reads a folder with config.json, safetensors (one, or sharded with an index; f32, bf16, f16) and
-tokenizer.json or its tokenizer, of LlamaForCausalLM, MistralForCausalLM or Qwen2ForCausalLM, and writes a checkpoint:
+tokenizer.json or tokenizer.model of LlamaForCausalLM, MistralForCausalLM or Qwen2ForCausalLM, and writes a checkpoint:
 [EMB] is added as the mean of the tokens, and a note head by seed, model.note_dim and model.init. A few MiB
 of memory are enough for models of any size. Train from it with model.from and data.tokenizer.model.
 Example: notellm import hub/SmolLM-135M models/smollm --set model.note_dim=128
