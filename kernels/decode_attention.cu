@@ -28,18 +28,22 @@ __device__ void read_head(const T* head, int head_dim, float (&x)[each]) {
   }
 }
 
+// v is read only when the score is there: in registers both rows would leave no room for enough warps.
 template <int each, class T>
 __device__ void add_row(const T* k, const T* v, const Shape& shape, const float (&q)[each], State<each>& state) {
-  float key[each], value[each];
-  read_head(k, shape.head_dim, key);
-  read_head(v, shape.head_dim, value);
   float score = 0;
+  {
+    float key[each];
+    read_head(k, shape.head_dim, key);
 #pragma unroll
-  for (int e = 0; e < each; ++e) score += q[e] * key[e];
+    for (int e = 0; e < each; ++e) score += q[e] * key[e];
+  }
   score = warp_sum(score) * shape.scale;
   const float most = fmaxf(state.most, score), before = expf(state.most - most), p = expf(score - most);
   state.most = most;
   state.weight = state.weight * before + p;
+  float value[each];
+  read_head(v, shape.head_dim, value);
 #pragma unroll
   for (int e = 0; e < each; ++e) state.sums[e] = state.sums[e] * before + p * value[e];
 }
