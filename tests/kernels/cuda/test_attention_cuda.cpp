@@ -141,6 +141,19 @@ TEST(AttentionCuda, PrefixBehindItsUsers) {
   const Layout layout = Layout().add(12, 12, 21, 51).add(9, 3, 21, 51).add(30, 0);
   compare_bf16(layout, {2, 1, 64});
   compare_f32(layout, {1, 1, 8});
+  // A tile of rows that users fill: none is before the prefix's keys, though all their tokens are.
+  compare_bf16(Layout().add(40, 40, 40, 104).add(64, 0), {1, 1, 64});
+}
+
+// 15 of the first 32 tokens are queries, 30 rows: the tile of 32 ends with the rows of the first query that sees
+// key 32.
+TEST(AttentionCuda, RowsBeforeAWarpsKeysEndInsideATile) {
+  Layout layout;
+  layout.tokens = 64;
+  for (int token = 0; token < 64; ++token)
+    if (token >= 32 || (token % 2 == 0 && token < 30)) layout.query_tokens.push_back(token);
+  layout.segments.push_back({0, 64, 0, 0, 0, static_cast<int>(layout.queries())});
+  compare_bf16(layout, {2, 1, 64});
 }
 
 TEST(AttentionCuda, PlainKernels) {

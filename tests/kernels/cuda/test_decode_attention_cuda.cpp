@@ -32,7 +32,7 @@ TEST(CudaDecodeAttention, AgainstDouble) {
 TEST(CudaDecodeAttention, FarFromZero) {
   Stream stream(Device::cuda);
   test::DecodeCase<float> c(2, 1, 8, {40});
-  for (float& x : c.q) x *= 60;
+  for (float& x : c.q) x *= 600;  // e^(a warp's largest score − another's) may be no f32
   const OnGpu<float> q(stream, c.q), kv(stream, c.kv), cache(stream, c.cache), o(stream, c.q);
   const OnGpu<int32_t> runs(stream, c.runs), place(stream, c.place);
   decode_attention(stream, q.tensor({1, 2, 8}), kv.tensor({1, 2, 8}), cache.tensor({c.rows, 2, 8}),

@@ -16,7 +16,8 @@ using test::OnGpu;
 constexpr Transpose no = Transpose::no, yes = Transpose::yes;
 
 // c (+)= op(a)·op(b) on the GPU against double. Error bound of a sum of k products in f32, whatever the order:
-// (k + 1)·2⁻²⁴·Σ|a||b|; a bf16 result is rounded once, to 2⁻⁹ of it: 2⁻⁸ is asked for, as of a plain implementation twice.
+// (k + 1)·2⁻²⁴·Σ|a||b|; a bf16 result is rounded once, to 2⁻⁹ of it: 2⁻⁸ is asked for, as of a plain implementation
+// twice.
 template <class In, class Out>
 void check(int64_t m, int64_t k, int64_t n, Transpose ta, Transpose tb, bool accumulate) {
   SCOPED_TRACE(fmt::format("[{}, {}] [{}, {}] {} {} {}", m, k, k, n, ta == yes, tb == yes, accumulate));

@@ -8,6 +8,26 @@ namespace {
 
 using test::OnGpu;
 
+// Equal zeros, neighbours among the numbers, a draw that falls on the border of two candidates.
+TEST(CudaSample, ByHand) {
+  Stream stream(Device::cuda);
+  const auto drawn = [&](const std::vector<float>& logits, const Sampling& sampling, float u) {
+    const auto n = std::ssize(logits);
+    const OnGpu<float> x(stream, logits), uniform(stream, std::vector<float>{u});
+    const OnGpu<int32_t> token(stream, std::vector<int32_t>(1));
+    sample(stream, x.tensor({1, n}), {n, {}, {}}, sampling, uniform.tensor({1}), token.tensor({1}));
+    return token.download()[0];
+  };
+  EXPECT_EQ(drawn({-0.0f, 0.0f, -1}, {.top_k = 1}, 0), 0);
+  EXPECT_EQ(drawn({1, std::nextafter(1.0f, 2.0f), 1}, {.top_k = 1}, 0), 1);
+  EXPECT_EQ(drawn({2, 2}, {}, 0.5f), 1);
+  EXPECT_EQ(drawn({2, 2}, {}, 0.49f), 0);
+  const OnGpu<float> x(stream, std::vector<float>{-1, -0.0f, 0, -2}), largest(stream, std::vector<float>(1));
+  const OnGpu<int32_t> token(stream, std::vector<int32_t>(1));
+  argmax(stream, x.tensor({1, 4}), {4, {}, {}}, token.tensor({1}), largest.tensor({1}));
+  EXPECT_EQ(token.download()[0], 1);
+}
+
 TEST(CudaSample, IsWhatAComputationInDoubleAllows) {
   Stream stream(Device::cuda);
   for (const test::SampleCase& c : test::sample_cases()) {
