@@ -163,7 +163,8 @@ class CommandLine(unittest.TestCase):
             doctor = [NOTELLM, "doctor"]
             for second, said in (("a.yaml", "all ranks alike +versions, instruction set, configuration\n"),
                                  ("b.yaml", "warning: rank 1 has another configuration than rank 0: 'seed: 2', not 'seed: 1'")):
-                command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "--mca", "btl", "tcp,self", "-n", "1", *doctor,
+                command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "--mca", "btl", "tcp,self",
+                           "--mca", "btl_tcp_if_include", "lo", "-n", "1", *doctor,
                            folder / "a.yaml", ":", "-n", "1", *doctor, folder / second]
                 result = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT, timeout=300)
                 self.assertRegex(result.stdout, said)
