@@ -230,6 +230,14 @@ int64_t ShardSet::pair_shards() const {
   return (most + pairs_per_shard - 1) / pairs_per_shard;
 }
 
+Tokenizer shards_tokenizer(const std::filesystem::path& folder, const NoteTable& notes) {
+  Tokenizer tokenizer = Tokenizer::load_stored(folder);
+  if (tokenizer.digest() != notes.tokenizer_digest)
+    fail(ErrorKind::data, "{}: holds another tokenizer than the one that made these shards; run prepare again",
+         folder.string());
+  return tokenizer;
+}
+
 std::string notes_shard_name(int64_t shard) { return fmt::format("notes-{:05}.h5", shard); }
 std::string pairs_shard_name(int64_t shard) { return fmt::format("pairs-{:05}.h5", shard); }
 

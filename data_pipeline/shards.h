@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "data_pipeline/note_table.h"
+#include "data_pipeline/tokenizer.h"
 
 namespace notellm {
 
@@ -57,6 +58,9 @@ struct Shards {
 // preset than shards.json, offsets that descend or point outside, tokens outside the vocabulary, rows outside the
 // notes.
 Shards read_shards(const std::filesystem::path& folder);
+// The tokenizer of a folder whose notes these are. Throws as Tokenizer::load_stored; Error(data): it is not the one
+// that made their tokens.
+Tokenizer shards_tokenizer(const std::filesystem::path& folder, const NoteTable& notes);
 
 // Names of files in a folder of shards.
 std::string notes_shard_name(int64_t shard);

@@ -101,11 +101,7 @@ TokenTrie category_trie(const NoteTable& notes) {
 }
 
 OutputReader::OutputReader(const std::filesystem::path& shards, const NoteTable& known)
-    : tokenizer_(Tokenizer::load_stored(shards)), preset_(prepared_config(shards).prompt.preset) {
-  if (tokenizer_.digest() != known.tokenizer_digest)
-    fail(ErrorKind::data, "{}: its tokenizer is not the one that made these shards; run prepare again",
-         shards.string());
-}
+    : tokenizer_(shards_tokenizer(shards, known)), preset_(prepared_config(shards).prompt.preset) {}
 
 std::vector<std::string> OutputReader::labels(Task task, std::span<const int32_t> output) const {
   return labels_of_output(preset_, task, tokenizer_.decode(output, Place::goes_on));

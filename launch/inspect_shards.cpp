@@ -50,10 +50,7 @@ void print_sequence(const char* task, const Tokenizer& tokenizer, const NoteTabl
 
 // Notes spread evenly over the rows [begin, end), as the model reads them.
 void print_notes(const fs::path& folder, const NoteTable& notes, int64_t begin, int64_t end, int64_t count) {
-  const Tokenizer tokenizer = Tokenizer::load_stored(folder);
-  if (tokenizer.digest() != notes.tokenizer_digest)
-    fail(ErrorKind::data, "{}: holds another tokenizer than the one that made these shards; run prepare again",
-         folder.string());
+  const Tokenizer tokenizer = shards_tokenizer(folder, notes);
   count = std::min(count, end - begin);
   for (int64_t i = 0; i < count; ++i) {
     const auto row = static_cast<int32_t>(begin + i * (end - begin - 1) / std::max<int64_t>(1, count - 1));

@@ -13,12 +13,9 @@ class NewNotes {
  public:
   NewNotes(const std::filesystem::path& shards, const NoteTable& known)
       : config_(prepared_config(shards)),
-        tokenizer_(Tokenizer::load_stored(shards)),
+        tokenizer_(shards_tokenizer(shards, known)),
         prompt_(tokenizer_, config_.prompt),
         encoders_(omp_get_max_threads(), WordEncoder(tokenizer_)) {
-    if (tokenizer_.digest() != known.tokenizer_digest)
-      fail(ErrorKind::data, "{}: holds another tokenizer than the one that made these shards; run prepare again",
-           shards.string());
     table_.prompt = known.prompt;
     table_.tokenizer_digest = known.tokenizer_digest;
   }

@@ -30,11 +30,7 @@ TrainedModel TrainedModel::load(const RunConfig& config, const std::string& chec
   const CheckpointInfo info = verify_checkpoint(folder, ranks);
   Shards shards = read_shards(config.data.shards);
   ParameterLayout layout(info.config.model, padded_vocabulary(shards.notes.prompt.vocabulary), part);
-  if (info.manifest.tokenizer_digest != shards.notes.tokenizer_digest ||
-      info.manifest.vocabulary != layout.vocabulary())
-    fail(ErrorKind::checkpoint,
-         "{} was trained on shards of another tokenizer than {}: take the shards it was trained on (data.shards {})",
-         folder.string(), config.data.shards, info.config.data.shards);
+  require_same_tokenizer(info, shards.notes, config.data.shards);
   RunConfig effective = config;
   effective.model = info.config.model;
   float tau = 0;

@@ -67,25 +67,19 @@ Communicator Communicator::world() {
 Communicator Communicator::split(const char* group, int color) const {
   if (!state_->mpi) return self();
   const WatchedCollective watched(group, state_->group);
-  auto state = std::make_unique<State>();
-  state->mpi = state_->mpi;
-  state->sent = state_->sent;
-  state->group = fmt::format("{} {}", group, color);
-  if (state_->group != State().group) state->group += " of " + state_->group;
-  state_->check(MPI_Comm_split(state_->comm, color, rank(), &state->comm), group);
-  state->look_around();
-  return Communicator(std::move(state));
+  std::string name = fmt::format("{} {}", group, color);
+  if (state_->group != State().group) name += " of " + state_->group;
+  MPI_Comm comm = MPI_COMM_NULL;
+  state_->check(MPI_Comm_split(state_->comm, color, rank(), &comm), group);
+  return Communicator(state_->derive(comm, std::move(name)));
 }
 
 Communicator Communicator::duplicate() const {
   if (!state_->mpi) return self();
-  auto state = std::make_unique<State>();
-  state->mpi = state_->mpi;
-  state->sent = state_->sent;
-  state->group = state_->group;
-  state_->check(MPI_Comm_dup(state_->comm, &state->comm), "duplicate");
-  state->look_around();
-  return Communicator(std::move(state));
+  const WatchedCollective watched("duplicate", state_->group);
+  MPI_Comm comm = MPI_COMM_NULL;
+  state_->check(MPI_Comm_dup(state_->comm, &comm), "duplicate");
+  return Communicator(state_->derive(comm, state_->group));
 }
 
 const std::string& Communicator::group() const { return state_->group; }

@@ -144,8 +144,6 @@ struct Report {
   bool inside;
   std::array<char, std::tuple_size_v<decltype(RankState::collective)>> collective;
 };
-
-int64_t steady_now() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
 }  // namespace
 
 void Mpi::answer(const RankState& own) const {
@@ -185,9 +183,19 @@ void Mpi::ask(std::span<RankState> of_rank, const std::function<bool()>& wait) c
       s.since = s.alive - reports[r].since_ago;
       s.step = reports[r].step;
       s.inside = reports[r].inside;
-      for (size_t i = 0; i < s.collective.size(); ++i) s.collective[i] = reports[r].collective[i];
+      s.set_name(reports[r].collective.data());
     }
   }
+}
+
+std::unique_ptr<Communicator::State> Communicator::State::derive(MPI_Comm of, std::string called) const {
+  auto state = std::make_unique<State>();
+  state->mpi = mpi;
+  state->comm = of;
+  state->group = std::move(called);
+  state->sent = sent;
+  state->look_around();
+  return state;
 }
 
 // From `comm` to what is known of it.

@@ -58,6 +58,8 @@ struct Communicator::State {
     nccl.reset();
     if (mpi && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm);
   }
+  // The state of a group of some of these ranks, from its MPI communicator.
+  std::unique_ptr<State> derive(MPI_Comm of, std::string called) const;
   void look_around();
   void check(int code, const char* name) const;
   void add(const char* name, int64_t bytes) {

@@ -20,10 +20,6 @@ namespace notellm {
 namespace {
 using Seconds = std::chrono::duration<double>;
 
-int64_t now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 double seconds_of(int64_t nanoseconds) { return 1e-9 * static_cast<double>(nanoseconds); }
 
 std::string in_step(int64_t step) { return step > 0 ? fmt::format(" in step {}", step) : ""; }
@@ -57,16 +53,13 @@ class Watchdog {
   void set_step(int64_t step) { own().step = step; }
   void begin(const std::string& collective) {
     RankState& s = own();
-    size_t i = 0;
-    for (; i < std::min(collective.size(), s.collective.size() - 1); ++i)
-      s.collective[i].store(collective[i], std::memory_order_relaxed);
-    s.collective[i].store('\0', std::memory_order_relaxed);
-    s.since.store(now(), std::memory_order_relaxed);
+    s.set_name(collective);
+    s.since.store(steady_now(), std::memory_order_relaxed);
     s.inside.store(true, std::memory_order_release);
   }
   void end() {
     own().inside.store(false, std::memory_order_release);
-    own().since.store(now(), std::memory_order_relaxed);
+    own().since.store(steady_now(), std::memory_order_relaxed);
   }
   std::string whereabouts() {
     const std::string collective = own().name();
@@ -82,18 +75,18 @@ class Watchdog {
     to.since = from.since.load();
     to.step = from.step.load();
     to.inside = from.inside.load();
-    for (size_t i = 0; i < to.collective.size(); ++i) to.collective[i] = from.collective[i].load();
+    to.set_name(from.name());
   }
 
   double period() const { return std::min(0.2, seconds_ / 10); }
   void watch() {
     std::unique_lock lock(mutex_);
     while (seconds_ > 0) {
-      own().alive = now();
+      own().alive = steady_now();
       changed_.wait_for(lock, Seconds(period()));
       if (mail_.answer) mail_.answer(own());
       const bool inside = own().inside.load(std::memory_order_acquire);
-      const double waited = seconds_of(now() - own().since);
+      const double waited = seconds_of(steady_now() - own().since);
       // Where a rank is about to end it has its reason, and will say it.
       if (inside && seconds_ > 0 && waited > seconds_ + (somebody_leaves() ? 10 : 0)) bite(waited);
       for (const RankState& s : states_)
@@ -132,7 +125,7 @@ class Watchdog {
         hear(all);
         see();  // as it is now
       }
-      const std::string verdict = judge(all, own().rank, now(), static_cast<int64_t>(1e9 * (1 + 5 * period())));
+      const std::string verdict = judge(all, own().rank, steady_now(), static_cast<int64_t>(1e9 * (1 + 5 * period())));
       say(verdict + ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
     } else {
       pause(10);  // the one who judges ends all
@@ -141,11 +134,11 @@ class Watchdog {
   }
   // Of ranks of other hosts. One that does not answer was last alive before it was asked.
   void hear(std::span<RankState> all) {
-    const int64_t asked = now();
+    const int64_t asked = steady_now();
     const double patience = 2 + 10 * period();
     mail_.ask(all, [&] {
       pause(period());
-      return seconds_of(now() - asked) < patience;
+      return seconds_of(steady_now() - asked) < patience;
     });
     for (size_t r = 0; r < all.size(); ++r) {
       all[r].rank = static_cast<int>(r);
@@ -157,8 +150,8 @@ class Watchdog {
     std::fflush(stderr);
   }
   void pause(double seconds) {
-    for (const int64_t begin = now(); seconds_of(now() - begin) < seconds;) {
-      own().alive = now();
+    for (const int64_t begin = steady_now(); seconds_of(steady_now() - begin) < seconds;) {
+      own().alive = steady_now();
       if (mail_.answer) mail_.answer(own());
       std::this_thread::sleep_for(Seconds(std::min(0.05, period())));
     }
@@ -194,6 +187,14 @@ std::string RankState::name() const {
   }
   return text;
 }
+
+void RankState::set_name(std::string_view text) {
+  size_t i = 0;
+  for (; i < std::min(text.size(), collective.size() - 1); ++i) collective[i].store(text[i], std::memory_order_relaxed);
+  collective[i].store('\0', std::memory_order_relaxed);
+}
+
+int64_t steady_now() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
 
 std::string collective_text(const char* name, const std::string& group) {
   return fmt::format("collective '{}' of {}", name, group);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace notellm {
 
@@ -22,7 +23,11 @@ struct alignas(64) RankState {
   std::array<std::atomic<char>, 112> collective = {};  // which it is in, or was in last
 
   std::string name() const;
+  void set_name(std::string_view collective);  // cut where it is too long
 };
+
+// The clock of these times.
+int64_t steady_now();
 
 // "collective 'gradients' of data group 0": what all messages call it.
 std::string collective_text(const char* name, const std::string& group);

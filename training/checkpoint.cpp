@@ -49,6 +49,16 @@ CheckpointInfo verify_checkpoint(const fs::path& checkpoint) {
   return verify_checkpoint(checkpoint, self);
 }
 
+void require_same_tokenizer(const CheckpointInfo& checkpoint, const NoteTable& notes, const std::string& shards) {
+  if (checkpoint.manifest.tokenizer_digest == notes.tokenizer_digest &&
+      checkpoint.manifest.vocabulary == padded_vocabulary(notes.prompt.vocabulary))
+    return;
+  fail(ErrorKind::checkpoint,
+       "{0}: {1} has shards of another tokenizer: take those that it was trained on ({2}), or prepare new ones with "
+       "the tokenizer in {0} as data.tokenizer.model",
+       checkpoint.path.string(), shards, checkpoint.config.data.shards);
+}
+
 void load_weights(const fs::path& folder, const ParameterLayout& layout, bool with_note_head, Tensor flat,
                   Device device) {
   TensorFiles files;

@@ -34,6 +34,9 @@ struct CheckpointInfo {
 CheckpointInfo verify_checkpoint(const std::filesystem::path& checkpoint, Communicator& ranks);
 // … on one rank.
 CheckpointInfo verify_checkpoint(const std::filesystem::path& checkpoint);
+// Throws Error(checkpoint) unless notes, of the folder `shards`, have the tokenizer that the checkpoint's model was
+// trained with.
+void require_same_tokenizer(const CheckpointInfo& checkpoint, const NoteTable& notes, const std::string& shards);
 
 // Fills the flat f32 weights, in memory of the device, from the model's files of a folder (and note_head.safetensors
 // where with_note_head): those that model.safetensors.index.json names, or the one file of a model without an index.

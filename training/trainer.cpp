@@ -92,7 +92,6 @@ class Trainer {
 
  private:
   StepMetrics do_step();
-  void require_same_tokenizer(const CheckpointInfo& info) const;
   void count_skipped(const StepMetrics& metrics);
   void save();
   void end(Metrics* metrics);
@@ -114,20 +113,10 @@ class Trainer {
   std::optional<Embedder> embedder_;
 };
 
-void Trainer::require_same_tokenizer(const CheckpointInfo& info) const {
-  if (info.manifest.tokenizer_digest == shards_.notes.tokenizer_digest &&
-      info.manifest.vocabulary == state_.layout.vocabulary())
-    return;
-  fail(ErrorKind::checkpoint,
-       "{0}: {1} has shards of another tokenizer: take those that it was trained on ({2}), or prepare new ones with "
-       "the tokenizer in {0} as data.tokenizer.model",
-       info.path.string(), config_.data.shards, info.config.data.shards);
-}
-
 // The weights of another run, or imported ones; all else begins anew.
 void Trainer::begin_with(const fs::path& checkpoint) {
   const CheckpointInfo info = verify_checkpoint(checkpoint, ranks_);
-  require_same_tokenizer(info);
+  require_same_tokenizer(info, shards_.notes, config_.data.shards);
   load_master_weights(info, state_.layout, state_.shards, state_.optimizer);
   state_.weights.refresh();
   spdlog::info("begins with the weights of {}", checkpoint.string());
@@ -135,7 +124,7 @@ void Trainer::begin_with(const fs::path& checkpoint) {
 
 void Trainer::resume_from(const fs::path& checkpoint) {
   const CheckpointInfo info = verify_checkpoint(checkpoint, ranks_);
-  require_same_tokenizer(info);
+  require_same_tokenizer(info, shards_.notes, config_.data.shards);
   if (!has_moments(info.manifest))
     fail(ErrorKind::checkpoint,
          "{0} has weights alone, no optimizer state to go on with: begin a run with them, by model.from: {0}",

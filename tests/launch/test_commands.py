@@ -6,7 +6,6 @@ test_commands.py NOTELLM MPIEXEC [unittest options]
 
 import json
 import math
-import os
 import pathlib
 import random
 import re
@@ -17,10 +16,10 @@ import sys
 import tempfile
 import unittest
 
-NOTELLM, MPIEXEC = sys.argv[1:3]
+from program import ENVIRONMENT, MPIEXEC, NOTELLM, run
+
 COMMANDS = ["prepare", "import", "train", "evaluate", "embed", "neighbors", "generate", "export", "bench step", "bench gemm",
             "bench kernels", "plan", "inspect", "doctor"]
-ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = {
     "music": "guitar piano violin concert melody rhythm chord singer album studio",
@@ -40,12 +39,6 @@ model: {{dim: 32, layers: 2, heads: 4, kv_heads: 4, ffn: 64, note_dim: 16, conte
 optimizer: {{learning_rate: 0.003, warmup_steps: 1}}
 train: {{run: {folder}/run, steps: 5, pairs_per_step: 8, checkpoint_every: 5, log_every: 1}}
 """
-
-
-def run(command, ranks=1):
-    launcher = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
-    return subprocess.run([*launcher, NOTELLM, *command], capture_output=True, text=True, check=False, env=ENVIRONMENT,
-                          timeout=300)
 
 
 def write_notes_and_clicks(folder):

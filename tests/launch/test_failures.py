@@ -15,10 +15,11 @@ import tempfile
 import time
 import unittest
 
-NOTELLM, MPIEXEC = sys.argv[1:3]
+import program
+from program import MPIEXEC, NOTELLM
+
 TINY_RUN = pathlib.Path(__file__).resolve().parents[1] / "support" / "tiny_run.sh"
-ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
-               "ASAN_OPTIONS": "detect_leaks=0"}
+ENVIRONMENT = {**program.ENVIRONMENT, "ASAN_OPTIONS": "detect_leaks=0"}
 # Of tests that wait for it; else longer than a save may take on a busy disk.
 WATCHDOG, PATIENT_WATCHDOG = 3, 30
 # Much more than any of it takes: the watchdog, its words, what mpirun needs; on a busy machine.

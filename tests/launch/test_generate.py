@@ -6,16 +6,13 @@ test_generate.py NOTELLM MPIEXEC [unittest options]
 
 import json
 import math
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 import unittest
 
-NOTELLM, MPIEXEC = sys.argv[1:3]
-ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+from program import run
 
 TOPICS = {
     "music": "guitar piano violin concert melody rhythm chord singer album studio",
@@ -36,12 +33,6 @@ loss: {{alpha: 3}}
 optimizer: {{learning_rate: 0.003, warmup_steps: 1}}
 train: {{run: {folder}/run, steps: 300, pairs_per_step: 8, checkpoint_every: 300}}
 """
-
-
-def run(command, ranks=1):
-    launcher = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
-    return subprocess.run([*launcher, NOTELLM, *map(str, command)], capture_output=True, text=True, check=False,
-                          env=ENVIRONMENT, timeout=300)
 
 
 class Generate(unittest.TestCase):
