@@ -16,6 +16,8 @@ namespace notellm {
 namespace {
 
 constexpr hsize_t chunk_elements = 1 << 16;
+// Deflate makes at most that many bytes of one (zlib.net/zlib_tech.html): a file that promises more lies.
+constexpr uint64_t most_inflated = 1032;
 
 // Closes what an HDF5 call opened.
 class Handle {
@@ -160,6 +162,8 @@ std::string Hdf5File::text(const std::string& name) const {
   const Handle space(H5Aget_space(attribute), H5Sclose);
   if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0 || H5Sget_simple_extent_npoints(space) != 1)
     fail(ErrorKind::data, "{}: attribute \"{}\" is not a text of fixed length", path_.string(), name);
+  if (H5Tget_size(type) > std::filesystem::file_size(path_))
+    fail(ErrorKind::data, "{}: attribute \"{}\" is damaged: longer than the file", path_.string(), name);
   std::string text(H5Tget_size(type), '\0');
   if (H5Aread(attribute, type, text.data()) < 0)
     fail(ErrorKind::data, "{}: attribute \"{}\" cannot be read: {}", path_.string(), name, reason());
@@ -173,7 +177,13 @@ namespace {
 class OpenArray {
  public:
   OpenArray(hid_t file, const std::filesystem::path& path, const std::string& name)
-      : data_(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose), space_(open_space(path, name), H5Sclose) {}
+      : data_(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose), space_(open_space(path, name), H5Sclose) {
+    const Handle type(H5Dget_type(data_), H5Tclose);
+    const uint64_t most = std::filesystem::file_size(path) * most_inflated;
+    if (static_cast<uint64_t>(length()) > most / std::max<size_t>(H5Tget_size(type), 1))
+      fail(ErrorKind::data, "{}: array \"{}\" is damaged: {} elements are more than a file of its size can hold",
+           path.string(), name, length());
+  }
   hid_t data() const { return data_; }
   hid_t space() const { return space_; }
   int64_t length() const {

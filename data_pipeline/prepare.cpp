@@ -76,14 +76,14 @@ void check_config(const PrepareConfig& config) {
 // True when the folder holds the shards of this input and configuration, and all their files.
 bool is_up_to_date(const fs::path& folder, const ShardSet& wanted, ShardSet& found) {
   if (!has_shards(folder)) return false;
+  bool complete = true;
   try {
     found = read_shard_set(folder);
+    complete = Tokenizer::load_stored(folder).digest() == found.tokenizer_digest;
   } catch (const Error& error) {
     spdlog::warn("{}", error.what());
     return false;
   }
-  bool complete =
-      std::ranges::any_of(tokenizer_file_names, [&](const char* name) { return fs::exists(folder / name); });
   for (int64_t i = 0; i < found.note_shards(); ++i) complete = complete && fs::exists(folder / notes_shard_name(i));
   for (int64_t i = 0; i < found.pair_shards(); ++i) complete = complete && fs::exists(folder / pairs_shard_name(i));
   return complete && found.config == wanted.config && found.inputs == wanted.inputs;

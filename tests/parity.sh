@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Models, tokens, vectors, gradients and training against transformers, sentence-transformers and torch, live.
-#   tests/parity.sh [CHECK …]     all of tests/parity/check_*.py, or those named: logits vectors gradients training
+# Models, tokens, vectors, gradients, training and generated text against transformers, sentence-transformers and torch, live.
+#   tests/parity.sh [CHECK …]     all of tests/parity/check_*.py, or those named: gradients logits text training vectors
 # Needs a build with tests (BUILD, build/tests) and the reference material (NOTELLM_SHARED, ../shared). VENV: a Python environment
 # with the packages below; where there is none it is made from PyPI (about 7 GB).
 set -euo pipefail

@@ -129,6 +129,33 @@ TEST(Hdf5File, DamagedDataIsFound) {
   EXPECT_ERROR(data, "\"group/numbers\" is damaged", Hdf5File(folder / "x.h5").read<int32_t>("group/numbers"));
 }
 
+// A length that lies is an error before memory of that size is asked for.
+TEST(Hdf5File, MoreThanAFileCanHoldIsFound) {
+  const TempDir folder;
+  const hid_t file = H5Fcreate((folder / "x.h5").c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const hid_t create = H5Pcreate(H5P_DATASET_CREATE);
+  const hsize_t size = hsize_t{1} << 60, chunk = 1 << 16;
+  H5Pset_chunk(create, 1, &chunk);
+  const hid_t space = H5Screate_simple(1, &size, nullptr);
+  H5Dclose(H5Dcreate2(file, "numbers", H5T_STD_I32LE, space, H5P_DEFAULT, create, H5P_DEFAULT));
+  H5Sclose(space);
+  H5Pclose(create);
+  H5Fclose(file);
+  const Hdf5File lying(folder / "x.h5");
+  EXPECT_ERROR(data, "\"numbers\" is damaged: 1152921504606846976 elements", lying.read<int32_t>("numbers"));
+  EXPECT_ERROR(data, "x.h5: array \"numbers\" is damaged", lying.list());
+}
+
+// Zeros are the most that deflate shortens.
+TEST(Hdf5File, WhatIsShortenedMostIsRead) {
+  const TempDir folder;
+  const std::vector<uint64_t> zeros(10'000'000);
+  Hdf5Writer writer;
+  writer.write("zeros", zeros);
+  writer.save(folder / "x.h5");
+  EXPECT_EQ(Hdf5File(folder / "x.h5").read<uint64_t>("zeros"), zeros);
+}
+
 TEST(Hdf5File, MissingAndWrongArrays) {
   const TempDir folder;
   save_numbers(folder / "x.h5", 3);

@@ -157,6 +157,8 @@ TEST_F(Prepare, AnyChangeMakesThemAgain) {
   EXPECT_FALSE(run().up_to_date);
   fs::remove(fs::path(config.shards) / "pairs-00000.h5");
   EXPECT_FALSE(run().up_to_date);
+  fs::remove(fs::path(config.shards) / "tokenizer.model");
+  EXPECT_FALSE(run().up_to_date);
   fs::remove(fs::path(config.shards) / "shards.json");
   EXPECT_FALSE(run().up_to_date);
   write_file(fs::path(config.shards) / "shards.json", "{");
@@ -206,6 +208,8 @@ TEST_F(Prepare, AGivenTokenizerJsonIsTaken) {
   EXPECT_EQ(shards.notes.prompt.vocabulary, tokenizer.vocabulary());
   EXPECT_TRUE(tokenizer.decode(shards.notes.category_input[17], Place::goes_on).starts_with(" {'title': name17: "));
   EXPECT_TRUE(run().up_to_date);
+  fs::remove(folder / "shards" / "tokenizer_config.json");
+  EXPECT_FALSE(run().up_to_date);
   write_file(given / "tokenizer_config.json", R"({"eos_token": "<|im_start|>"})");
   EXPECT_FALSE(run().up_to_date);
   EXPECT_NE(read_shards(config.shards).notes.prompt.eos, tokenizer.eos());

@@ -208,8 +208,19 @@ class WholeWay(unittest.TestCase):
         for vector in self.vectors:
             self.assertAlmostEqual(dot(vector, vector), 1, places=5)
 
-    def test_two_ranks_and_both_formats_give_the_same_vectors(self):
-        self.must("embed", self.config, "--output", self.folder / "all.h5", ranks=2)
+    def expect_vectors(self, name, notes):
+        """To rounding: with other notes beside it, a note's products may be summed in another order (AVX2 does so)."""
+        found = read_npy(self.folder / name)[0]
+        self.assertEqual(len(found), len(notes))
+        for vector, note in zip(found, notes):
+            self.assertLess(math.dist(vector, self.vectors[int(note[1:])]), 1e-5)
+
+    def test_two_ranks_give_the_same_vectors(self):
+        self.must("embed", self.config, "--output", self.folder / "two.npy", ranks=2)
+        self.expect_vectors("two.npy", [f"n{i}" for i in range(60)])
+
+    def test_both_formats_hold_the_same_vectors(self):
+        self.must("embed", self.config, "--output", self.folder / "all.h5")
         self.assertIn(self.bytes, (self.folder / "all.h5").read_bytes())  # not compressed: the rows as they are
         text = self.must("inspect", self.folder / "all.h5")
         for part in ("note vectors", "60", "normalised", "step"):
@@ -219,16 +230,15 @@ class WholeWay(unittest.TestCase):
         self.must("embed", self.config, "--output", self.folder / "pool.npy", "--pool")
         ids = (self.folder / "pool.ids.txt").read_text().split()
         self.assertNotIn("n59", ids)
-        rows = read_npy(self.folder / "pool.npy")[0]
-        self.assertEqual(rows, [self.vectors[int(note[1:])] for note in ids])
+        self.expect_vectors("pool.npy", ids)
 
     def test_new_notes_are_tokenised_as_the_shards_were(self):
         lines = (self.folder / "notes.jsonl").read_text(encoding="utf-8").splitlines()
         (self.folder / "new.jsonl").write_text("\n".join(reversed(lines)) + "\n", encoding="utf-8")
         self.must("embed", self.config, "--output", self.folder / "new.npy", "--notes", self.folder / "new.jsonl")
-        self.assertEqual((self.folder / "new.ids.txt").read_text().split(), [f"n{i}" for i in reversed(range(60))])
-        for new, old in zip(read_npy(self.folder / "new.npy")[0], reversed(self.vectors)):
-            self.assertLess(math.dist(new, old), 1e-5)
+        ids = (self.folder / "new.ids.txt").read_text().split()
+        self.assertEqual(ids, [f"n{i}" for i in reversed(range(60))])
+        self.expect_vectors("new.npy", ids)
 
     def neighbors(self, *options):
         """[(heading, [(id, cosine)])] of what is printed."""

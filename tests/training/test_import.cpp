@@ -284,6 +284,20 @@ TEST_F(Import, TensorsThatDoNotFitAreNamed) {
              [&](HubModel& m) { m.put(m.tensors.at("model.embed_tokens.weight").second, 299 * 8 + 7, NAN); });
 }
 
+TEST_F(Import, AnotherModelsTokenizerIsRefused) {
+  const int64_t tokens = test::hub_tokens();
+  for (const int64_t rows : {tokens - 1, tokens + 1025}) {
+    SCOPED_TRACE(rows);
+    HubModel model;
+    model.config["vocab_size"] = rows;
+    model.fill();
+    fs::remove_all(hub_);
+    model.write(hub_);
+    expect_refused(ErrorKind::checkpoint,
+                   fmt::format("the tokenizer has {} tokens, the embedding {} rows", tokens, rows));
+  }
+}
+
 // What the format itself forbids: tests/runtime/test_safetensors.cpp has every case.
 TEST_F(Import, DamagedFilesAreRefused) {
   const auto change_file = [&](const char* name, const std::function<void(std::string&)>& change) {
