@@ -6,6 +6,7 @@
 #include "kernels/adamw.h"
 #include "kernels/convert.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/decode_attention.h"
 #include "kernels/embedding.h"
 #include "kernels/note_vector.h"
 #include "kernels/rms_norm.h"
@@ -142,6 +143,28 @@ TYPED_TEST(CudaCosts, CrossEntropy) {
   expect_near_floor("cross_entropy_kernel", s, labels * vocabulary * (4.0 + sizeof(T)) + labels * 8.0, [&] {
     cross_entropy(s, logits.tensor({labels, vocabulary}), wanted.tensor({labels}), vocabulary, 1.0f,
                   loss.tensor({labels}), dlogits.tensor({labels, vocabulary}));
+  });
+}
+
+// A new token of each of some notes, over their earlier ones: each key and value is read once.
+TYPED_TEST(CudaCosts, DecodeAttention) {
+  using T = TypeParam;
+  Stream& s = this->stream;
+  constexpr int64_t queries = 32, heads = 8, head_dim = 64, past = 200, wide = 2 * heads * head_dim;
+  constexpr int64_t cache_rows = queries * (past + 1);
+  const auto q = random<T>(s, queries * wide / 2), kv = random<T>(s, queries * wide), cache = random<T>(s, cache_rows * wide);
+  std::vector<int32_t> runs, place;
+  for (int32_t i = 0; i < queries; ++i) {
+    const auto begin = static_cast<int32_t>(i * (past + 1)), end = static_cast<int32_t>(begin + past);
+    runs.insert(runs.end(), {begin, end});
+    place.push_back(end);
+  }
+  const OnGpu<int32_t> device_runs(s, runs), device_place(s, place);
+  const Tensor tq = q.tensor({queries, heads, head_dim});
+  const double read = (queries * past + queries) * wide * sizeof(T), written = queries * wide * sizeof(T);
+  expect_near_floor("decode_attention_kernel", s, read + written + queries * (wide * sizeof(T) + 12.0), [&] {
+    decode_attention(s, tq, kv.tensor({queries, 2 * heads, head_dim}), cache.tensor({cache_rows, 2 * heads, head_dim}),
+                     device_runs.tensor({queries, 1, 2}), device_place.tensor({queries}), tq);
   });
 }
 
