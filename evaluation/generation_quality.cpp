@@ -58,18 +58,22 @@ std::vector<std::string> joined(const OutputReader& reader, const std::vector<st
 
 }  // namespace
 
-AskedLabels ask_labels(const NoteTable& notes, std::span<const Pair> train, int64_t most) {
-  AskedLabels asked;
-  asked.known.assign(static_cast<size_t>(notes.size()), 0);
-  for (const Pair& pair : train) asked.known[pair.query] = asked.known[pair.target] = 1;
-  for (int32_t note = 0; note < notes.size(); ++note) {
-    if (asked.known[note]) continue;
-    if (!notes.category[note].empty()) asked.category.push_back(note);
-    if (notes.hashtags(note) > 0) asked.hashtags.push_back(note);
+std::vector<AskedLabels> ask_labels(const NoteTable& notes, std::span<const Pair> train, int64_t most) {
+  std::vector<uint8_t> known(static_cast<size_t>(notes.size()));
+  for (const Pair& pair : train) known[pair.query] = known[pair.target] = 1;
+  std::vector<AskedLabels> slices;
+  for (const bool clicked : {true, false}) {
+    AskedLabels asked{clicked ? "clicked" : "unclicked", {}, {}, known};
+    for (int32_t note = 0; note < notes.size(); ++note) {
+      if (known[note] || (notes.in_pool[note] != 0) != clicked) continue;
+      if (!notes.category[note].empty()) asked.category.push_back(note);
+      if (notes.hashtags(note) > 0) asked.hashtags.push_back(note);
+    }
+    asked.category = every_kth(asked.category, most);
+    asked.hashtags = every_kth(asked.hashtags, most);
+    if (!asked.category.empty() || !asked.hashtags.empty()) slices.push_back(std::move(asked));
   }
-  asked.category = every_kth(asked.category, most);
-  asked.hashtags = every_kth(asked.hashtags, most);
-  return asked;
+  return slices;
 }
 
 LabelMethod majority_labels(const NoteTable& notes, const AskedLabels& asked, const OutputReader& reader) {
@@ -142,7 +146,7 @@ GenerationQuality score_labels(const NoteTable& notes, const AskedLabels& asked,
   std::erase(allowed, "");
   const TextWords words = reader.preset() == PromptPreset::released ? TextWords::chinese : TextWords::international;
   const std::vector<std::string> wanted = joined(reader, hashtags);
-  GenerationQuality quality{std::ssize(asked.category), std::ssize(asked.hashtags), {}};
+  GenerationQuality quality{asked.slice, std::ssize(asked.category), std::ssize(asked.hashtags), {}};
   for (const LabelMethod& method : methods) {
     LabelScores scores{method.name, category_scores(method.categories, categories, allowed), false, 0, {}, {}};
     scores.of_hashtags = !asked.hashtags.empty() && !method.hashtags.empty();
@@ -161,8 +165,9 @@ std::string format_quality(const GenerationQuality& quality) {
   size_t width = 0;
   for (const LabelScores& m : quality.methods) width = std::max(width, m.method.size());
   const auto percent = [](double share) { return fmt::format("  {:>8.1f}", 100 * share); };
-  std::string text = fmt::format("\ncategories of {} notes, hashtags of {}, all in no training pair\n  {:<{}}",
-                                 format_count(quality.category_notes), format_count(quality.hashtag_notes), "", width);
+  std::string text = fmt::format("\n{} notes in no training pair: categories of {}, hashtags of {}\n  {:<{}}",
+                                 quality.slice, format_count(quality.category_notes),
+                                 format_count(quality.hashtag_notes), "", width);
   for (const char* column : {"accuracy", "illusory", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "set F1"})
     text += fmt::format("  {:>8}", column);
   for (const LabelScores& m : quality.methods) {

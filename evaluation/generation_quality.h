@@ -19,11 +19,13 @@ namespace notellm {
 
 // Rows of the note table.
 struct AskedLabels {
+  std::string slice;                        // clicked: notes of the pool; unclicked: the others
   std::vector<int32_t> category, hashtags;  // notes to ask, which have the label
   std::vector<uint8_t> known;               // [notes] 1: in a training pair
 };
-// At most `most` notes for each task: every k-th, the same at every call.
-AskedLabels ask_labels(const NoteTable& notes, std::span<const Pair> train, int64_t most);
+// Each slice that has notes to ask; at most `most` for each task, every k-th, the same at every call. Notes that nobody
+// clicked are often of another kind than those that training has seen.
+std::vector<AskedLabels> ask_labels(const NoteTable& notes, std::span<const Pair> train, int64_t most);
 
 // A method's answers, in the order of AskedLabels.
 struct LabelMethod {
@@ -54,6 +56,7 @@ struct LabelScores {
   SetScores sets;
 };
 struct GenerationQuality {
+  std::string slice;
   int64_t category_notes = 0, hashtag_notes = 0;
   std::vector<LabelScores> methods;
 };

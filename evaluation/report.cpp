@@ -51,7 +51,7 @@ std::string format_report(std::span<const MethodRanks> methods, std::span<const 
 }
 
 std::string report_json(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool,
-                        const GenerationQuality* quality) {
+                        std::span<const GenerationQuality> generation) {
   nlohmann::ordered_json all;
   for (const Slice& slice : slices) {
     nlohmann::ordered_json of_slice;
@@ -65,7 +65,7 @@ std::string report_json(std::span<const MethodRanks> methods, std::span<const Sl
     all[slice.name] = {{"pairs", pairs_of(slice)}, {"methods", of_slice}};
   }
   nlohmann::ordered_json report = {{"pool", pool}, {"slices", all}};
-  if (quality) report["generation"] = quality_json(*quality);
+  for (const GenerationQuality& quality : generation) report["generation"][quality.slice] = quality_json(quality);
   return report.dump(2) + "\n";
 }
 

@@ -24,6 +24,6 @@ std::string format_report(std::span<const MethodRanks> methods, std::span<const 
 // {"pool": …, "slices": {name: {"pairs": …, "methods": {name: {"recall_10": …, …, "mrr": …}}}}}, shares of 1;
 // where generated labels were scored, also "generation" (docs/data_formats.md).
 std::string report_json(std::span<const MethodRanks> methods, std::span<const Slice> slices, int64_t pool,
-                        const GenerationQuality* quality = nullptr);
+                        std::span<const GenerationQuality> generation = {});
 
 }  // namespace notellm

@@ -1,6 +1,5 @@
 #include <cmath>
 #include <cstdio>
-#include <optional>
 
 #include "data_pipeline/notes.h"
 #include "evaluation/baselines.h"
@@ -69,16 +68,11 @@ std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, do
   return prior;
 }
 
-// Generated categories and hashtags beside the baselines'; on rank 0, the others get none.
-std::optional<GenerationQuality> evaluate_generation(const EvaluateOptions& options, Communicator& ranks,
-                                                     Stream& stream, const TrainedModel& model) {
-  if (options.generation == 0) return {};
+// Generated categories and hashtags of some notes beside the baselines'; on rank 0, the others' is of no use.
+GenerationQuality evaluate_labels(const EvaluateOptions& options, Communicator& ranks, Stream& stream,
+                                  const TrainedModel& model, const AskedLabels& asked) {
   const RunConfig& config = model.config;
   const NoteTable& notes = model.shards.notes;
-  const AskedLabels asked = ask_labels(notes, model.shards.pairs.train, options.generation);
-  if (asked.category.empty() && asked.hashtags.empty())
-    fail(ErrorKind::data,
-         "--generation: all notes with a category or hashtags are in training pairs: none is held out");
   const OutputReader reader(config.data.shards, notes);
   std::vector<LabelMethod> methods;
   if (options.baselines && ranks.rank() == 0)
@@ -97,8 +91,19 @@ std::optional<GenerationQuality> evaluate_generation(const EvaluateOptions& opti
     const TokenTrie closed = category_trie(notes);
     generate(&closed, closed.longest(), "notellm, constrained");
   }
-  if (ranks.rank() != 0) return {};
   return score_labels(notes, asked, reader, methods);
+}
+
+std::vector<GenerationQuality> evaluate_generation(const EvaluateOptions& options, Communicator& ranks, Stream& stream,
+                                                   const TrainedModel& model) {
+  std::vector<GenerationQuality> slices;
+  if (options.generation == 0) return slices;
+  for (const AskedLabels& asked : ask_labels(model.shards.notes, model.shards.pairs.train, options.generation))
+    slices.push_back(evaluate_labels(options, ranks, stream, model, asked));
+  if (slices.empty())
+    fail(ErrorKind::data,
+         "--generation: all notes with a category or hashtags are in training pairs: none is held out");
+  return slices;
 }
 
 int evaluate(const EvaluateOptions& options, Communicator& ranks) {
@@ -126,12 +131,11 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
     methods.push_back(
         {fmt::format("notellm + {} × popularity", weight), rank_targets(stream, ranks, vectors, questions, prior)});
   }
-  const std::optional<GenerationQuality> quality = evaluate_generation(options, ranks, stream, model);
+  const std::vector<GenerationQuality> generation = evaluate_generation(options, ranks, stream, model);
   if (ranks.rank() != 0) return 0;
   std::printf("%s", format_report(methods, slices, pool.size()).c_str());
-  if (quality) std::printf("%s", format_quality(*quality).c_str());
-  if (!options.json.empty())
-    write_file(options.json, report_json(methods, slices, pool.size(), quality ? &*quality : nullptr));
+  for (const GenerationQuality& quality : generation) std::printf("%s", format_quality(quality).c_str());
+  if (!options.json.empty()) write_file(options.json, report_json(methods, slices, pool.size(), generation));
   return 0;
 }
 
@@ -151,8 +155,8 @@ void add_evaluate(CLI::App& app, Action& chosen) {
   command
       ->add_option(
           "--generation", options->generation,
-          "generate categories and hashtags of so many notes each that are in no training pair, and score them; "
-          "0: leave it out")
+          "generate categories and hashtags of so many notes each that are in no training pair, clicked ones and others, "
+          "and score them; 0: leave it out")
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);

@@ -46,7 +46,7 @@ struct Fixture {
     Communicator self = Communicator::self();
     prepare(config, self);
     shards = read_shards(folder / "shards");
-    asked = ask_labels(shards.notes, shards.pairs.train, 100);
+    asked = ask_labels(shards.notes, shards.pairs.train, 100).at(0);
   }
   OutputReader reader() const { return {folder / "shards", shards.notes}; }
 };
@@ -56,7 +56,22 @@ TEST(GenerationQuality, AsksNotesInNoTrainingPair) {
   EXPECT_EQ(f.asked.category, (std::vector<int32_t>{4, 5, 7}));
   EXPECT_EQ(f.asked.hashtags, (std::vector<int32_t>{4, 5, 6}));
   EXPECT_EQ(f.asked.known, (std::vector<uint8_t>{1, 1, 1, 1, 0, 0, 0, 0}));
-  EXPECT_EQ(ask_labels(f.shards.notes, f.shards.pairs.train, 2).category, (std::vector<int32_t>{4, 5}));
+  EXPECT_EQ(f.asked.slice, "unclicked");
+  EXPECT_EQ(ask_labels(f.shards.notes, f.shards.pairs.train, 2).at(0).category, (std::vector<int32_t>{4, 5}));
+}
+
+TEST(GenerationQuality, AsksNotesOfThePoolApart) {
+  Fixture f;
+  f.shards.notes.in_pool[5] = f.shards.notes.in_pool[6] = 1;
+  const std::vector<AskedLabels> slices = ask_labels(f.shards.notes, f.shards.pairs.train, 100);
+  ASSERT_EQ(slices.size(), 2);
+  EXPECT_EQ(slices[0].slice, "clicked");
+  EXPECT_EQ(slices[0].category, std::vector<int32_t>{5});
+  EXPECT_EQ(slices[0].hashtags, (std::vector<int32_t>{5, 6}));
+  EXPECT_EQ(slices[1].slice, "unclicked");
+  EXPECT_EQ(slices[1].category, (std::vector<int32_t>{4, 7}));
+  EXPECT_EQ(slices[1].hashtags, std::vector<int32_t>{4});
+  EXPECT_EQ(slices[1].known, f.asked.known);
 }
 
 TEST(GenerationQuality, ReadsLabels) {
@@ -127,8 +142,8 @@ TEST(GenerationQuality, ScoresByHand) {
   EXPECT_DOUBLE_EQ(q.methods[0].rouge.rouge_l, 0.5 / 3);
   EXPECT_FALSE(q.methods[1].of_hashtags);
   EXPECT_DOUBLE_EQ(q.methods[1].category.illusory, 1);
-  const std::string table = format_quality(q), json = report_json({}, {}, 5, &q);
-  EXPECT_NE(table.find("categories of 3 notes, hashtags of 3"), std::string::npos);
+  const std::string table = format_quality(q), json = report_json({}, {}, 5, std::span(&q, 1));
+  EXPECT_NE(table.find("unclicked notes in no training pair: categories of 3, hashtags of 3"), std::string::npos);
   EXPECT_NE(json.find("\"set_f1\": 0.5"), std::string::npos);
   EXPECT_EQ(report_json({}, {}, 5).find("generation"), std::string::npos);
 }

@@ -144,8 +144,8 @@ class Generate(unittest.TestCase):
     def test_evaluate(self):
         report = self.folder / "report.json"
         text = self.must("evaluate", self.config, "--generation", "20", "--json", report, ranks=2)
-        self.assertIn("categories of 20 notes, hashtags of 20", text)
-        generation = json.loads(report.read_text(encoding="utf-8"))["generation"]
+        self.assertIn("unclicked notes in no training pair: categories of 20, hashtags of 20", text)
+        generation = json.loads(report.read_text(encoding="utf-8"))["generation"]["unclicked"]
         methods = generation["category"]["methods"]
         self.assertEqual(generation["category"]["notes"], 20)
         self.assertEqual(list(methods), ["majority", "TF-IDF neighbour", "notellm", "notellm, constrained"])
