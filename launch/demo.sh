@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole way on real data: packages, build, data set, prepare, train, evaluate, nearest notes in words. At most 20
-# minutes on 2 cores. Run it again at any time: what is done already is skipped, an interrupted training goes on.
+# The whole way on real data: packages, build, data set, prepare, train, evaluate, nearest notes in words. 8 to 15
+# minutes on 2 cores, 25 without AVX-512. Run again, it skips what is done already; an interrupted training goes on.
 set -euo pipefail
 
 if (($# > 0)); then
@@ -21,7 +21,7 @@ step "build" "The compiler's message is above. $again" build release
 step "data set from the metadata of Debian's archive" "$again" launch/debian_dataset.py -o data/debian
 step "prepare: notes and clicks to shards" "$again" "$notellm" prepare "$config"
 # Hardware threads count as slots, so that two fit on one core with two threads; the ranks share the cores freely.
-step "train on $ranks ranks, at most 10 minutes" "Training goes on from its last checkpoint when launch/demo.sh is run again." \
+step "train on $ranks ranks: 4 to 16 minutes on 2 cores" "Training goes on from its last checkpoint when launch/demo.sh is run again." \
   mpirun -n "$ranks" --use-hwthread-cpus --bind-to none "$notellm" train "$config" --resume auto
 step "evaluate: recall of held-out pairs, against baselines" "$again" "$notellm" evaluate "$config"
 

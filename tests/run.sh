@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds with tests and runs them all with ctest; at most 20 minutes on 2 cores. Installs missing packages first.
+# Builds with tests and runs them all with ctest; 5 to 20 minutes on 2 cores, with nvcc 15 more. Installs missing packages first.
 #
 #   tests/run.sh             the optimised build (build/tests); where nvcc is found, with the CUDA tests, on softgpu
 #   tests/run.sh --sanitize  the same tests under AddressSanitizer and UBSan (build/sanitize)
