@@ -60,6 +60,7 @@ class Watchdog {
   void end() {
     own().inside.store(false, std::memory_order_release);
     own().since.store(steady_now(), std::memory_order_relaxed);
+    if (states_[0].has_judged) stay();
   }
   std::string whereabouts() {
     const std::string collective = own().name();
@@ -102,6 +103,14 @@ class Watchdog {
       say(fmt::format("rank {} was killed, or crashed, {}{}", s.rank.load(),
                       (s.inside ? "in " : "after ") + (s.name().empty() ? "its start" : s.name()), in_step(s.step)));
     pause(10);
+    Communicator::abort(static_cast<int>(ErrorKind::peer));
+  }
+
+  // The one who did not come comes after all (a stopped rank, which mpirun continues in order to end it), and all could
+  // go on. But they are about to be ended; and mpirun, busy with that, does not survive ranks that leave MPI meanwhile:
+  // Open MPI 4.1 with PMIx 4.2 then hangs or crashes in PMIx_server_finalize.
+  [[noreturn]] static void stay() {
+    std::this_thread::sleep_for(std::chrono::seconds(20));
     Communicator::abort(static_cast<int>(ErrorKind::peer));
   }
 

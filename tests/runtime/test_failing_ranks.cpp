@@ -78,6 +78,7 @@ TEST(FailingRanks, AStoppedRankIsNamedAndEnded) {
   EXPECT_LT(outcome.seconds, 30);
   EXPECT_NE(outcome.last.find("rank 1 does not run: no sign of life for"), std::string::npos) << outcome.output;
   EXPECT_EQ(outcome.last, outcome.end);
+  EXPECT_FALSE(says(outcome, "went on")) << outcome.output;  // when mpirun continues rank 1 in order to end it
 }
 
 TEST(FailingRanks, AKilledRankEndsAll) {
