@@ -110,10 +110,16 @@ Mpi::Mpi() {
   share_states();
 }
 
-// While an error passes through, the other ranks may never come to finalise: whoever catches it calls abort.
+// While an error passes through, the other ranks may never come to finalise: whoever catches it calls abort. All leave
+// together: mpirun may hang or crash over a rank that finalises while others are being ended.
 Mpi::~Mpi() {
+  const bool ends_well = std::uncaught_exceptions() == 0;
+  if (ends_well) {
+    const WatchedCollective watched("end of the program", "all ranks");
+    MPI_Barrier(MPI_COMM_WORLD);
+  }
   set_watchdog_states({}, 0, rank_, 1, {});
-  if (std::uncaught_exceptions() > 0) return;
+  if (!ends_well) return;
   MPI_Comm_free(&mail_);
   MPI_Finalize();
 }

@@ -141,7 +141,7 @@ class Watchdog {
     }
     Communicator::abort(static_cast<int>(ErrorKind::peer));
   }
-  // Of ranks of other hosts. One that does not answer was last alive before it was asked.
+  // Of ranks of other hosts. One that answers lives; one that does not was last alive before it was asked.
   void hear(std::span<RankState> all) {
     const int64_t asked = steady_now();
     const double patience = 2 + 10 * period();
@@ -151,7 +151,7 @@ class Watchdog {
     });
     for (size_t r = 0; r < all.size(); ++r) {
       all[r].rank = static_cast<int>(r);
-      if (all[r].alive < 0) all[r].alive = asked;
+      all[r].alive = all[r].alive < 0 ? asked : steady_now();
     }
   }
   void say(const std::string& text) {

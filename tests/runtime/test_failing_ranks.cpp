@@ -73,12 +73,14 @@ TEST(FailingRanks, TheWatchdogNamesTheRankThatDoesNotCome) {
 }
 
 TEST(FailingRanks, AStoppedRankIsNamedAndEnded) {
-  const Outcome outcome = run(3, "stopped");
-  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_LT(outcome.seconds, 30);
-  EXPECT_NE(outcome.last.find("rank 1 does not run: no sign of life for"), std::string::npos) << outcome.output;
-  EXPECT_EQ(outcome.last, outcome.end);
-  EXPECT_FALSE(says(outcome, "went on")) << outcome.output;  // when mpirun continues rank 1 in order to end it
+  for (bool shared_memory : {true, false}) {
+    const Outcome outcome = run(3, "stopped", shared_memory);
+    EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+    EXPECT_LT(outcome.seconds, 30);
+    EXPECT_NE(outcome.last.find("rank 1 does not run: no sign of life for"), std::string::npos) << outcome.output;
+    EXPECT_EQ(outcome.last, outcome.end);
+    EXPECT_FALSE(says(outcome, "went on")) << outcome.output;  // when mpirun continues rank 1 in order to end it
+  }
 }
 
 TEST(FailingRanks, AKilledRankEndsAll) {
