@@ -29,17 +29,21 @@ export LSAN_OPTIONS="suppressions=$PWD/tests/support/lsan.supp:print_suppression
 summary="build/$preset/ctest_summary.txt"
 # ctest's closing summary is kept for the end, after the list of what was skipped inside the tests.
 run_ctest() {
-  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "${ctest_options[@]}" 2>&1 | awk -v summary="$summary" '
-    BEGIN { printf "" > summary }
-    /% tests passed/ { closing = 1 }
-    closing { print > summary; next }
-    { print; fflush() }'
+  : >"$summary"
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "${ctest_options[@]}" 2>&1 |
+    while IFS= read -r line; do
+      if [[ $line == *'% tests passed'* || -s $summary ]]; then
+        printf '%s\n' "$line" >>"$summary"
+      else
+        printf '%s\n' "$line"
+      fi
+    done
 }
 # Python's tests and slurm.sh say it in a line. GoogleTest prints the reason before the skipped test; the tests of several
 # ranks print it once a rank.
 skipped() {
   awk '
-    /: Skipped$/ { getline reason }
+    /: Skipped$/ { while ((getline reason) > 0 && reason ~ /: Skipped$/) continue }
     /^\[  SKIPPED \] .* \([0-9]+ ms\)$/ { print "  " $4 ": " reason }
     /^test.* \.\.\. skipped / || /^slurm\.sh: skipped/ { print "  " $0 }' "build/$preset/Testing/Temporary/LastTest.log" | sort -u
 }
