@@ -32,6 +32,7 @@ class Watchdog {
     {
       const std::lock_guard lock(mutex_);
       seconds_ = seconds;
+      own().alive = steady_now();
     }
     changed_.notify_all();
     if (seconds > 0 && !thread_.joinable()) thread_ = std::thread([this] { watch(); });
@@ -82,14 +83,18 @@ class Watchdog {
   double period() const { return std::min(0.2, seconds_ / 10); }
   void watch() {
     std::unique_lock lock(mutex_);
+    bool was_stopped = false;
     while (seconds_ > 0) {
       own().alive = steady_now();
       changed_.wait_for(lock, Seconds(period()));
+      was_stopped = was_stopped || seconds_of(steady_now() - own().alive) > seconds_;
       if (mail_.answer) mail_.answer(own());
       const bool inside = own().inside.load(std::memory_order_acquire);
       const double waited = seconds_of(steady_now() - own().since);
-      // Where a rank is about to end it has its reason, and will say it.
-      if (inside && seconds_ > 0 && waited > seconds_ + (somebody_leaves() ? 10 : 0)) bite(waited);
+      // Where a rank is about to end it has its reason, and will say it. A rank that was stopped for so long is the
+      // reason.
+      const double patience = seconds_ + (was_stopped || somebody_leaves() ? 10 : 0);
+      if (inside && seconds_ > 0 && waited > patience) bite(waited);
       for (const RankState& s : states_)
         if (seconds_ > 0 && s.process != 0 && kill(s.process, 0) != 0 && errno == ESRCH) mourn(s);
     }
@@ -134,12 +139,20 @@ class Watchdog {
         hear(all);
         see();  // as it is now
       }
-      const std::string verdict = judge(all, own().rank, steady_now(), static_cast<int64_t>(1e9 * (1 + 5 * period())));
-      say(verdict + ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
-    } else {
-      pause(10);  // the one who judges ends all
+      const int64_t now = steady_now(), stale = static_cast<int64_t>(1e9 * (1 + 5 * period()));
+      say(judge(all, own().rank, now, stale) +
+          ". All ranks are ended. If it was only slow, raise train.watchdog_seconds");
+      if (!other_host_ends(all, now, stale)) Communicator::abort(static_cast<int>(ErrorKind::peer));
     }
+    pause(10);  // somebody else ends all
     Communicator::abort(static_cast<int>(ErrorKind::peer));
+  }
+  // Of the hosts on which ranks wait, the one with the lowest rank ends all: mpirun may stumble over two at once.
+  bool other_host_ends(std::span<const RankState> all, int64_t now, int64_t stale) const {
+    const auto by_rank = [](const RankState& a, const RankState& b) { return a.rank < b.rank; };
+    const int own_first = std::ranges::min_element(states_, by_rank)->rank;
+    return std::ranges::any_of(all.first(own_first),
+                               [&](const RankState& s) { return s.inside && now - s.alive <= stale; });
   }
   // Of ranks of other hosts. One that answers lives; one that does not was last alive before it was asked.
   void hear(std::span<RankState> all) {
