@@ -1,5 +1,8 @@
 #include "kernels/gemm_few_rows.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "kernels/checks.h"
 #include "kernels/small_gemm.h"
 
@@ -142,6 +145,36 @@ void product(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate)
     for (int64_t i = 0; i < m; ++i) finish_one<Kind>(left, right, k, i, j, result);
 }
 
+// bf16 as f32, in memory of the thread.
+const float* widened(const bf16* from, int64_t count, std::vector<float>& memory) {
+  memory.resize(std::max(memory.size(), static_cast<size_t>(count)));
+  int64_t i = 0;
+  for (; i + vector_lanes <= count; i += vector_lanes) vstore(memory.data() + i, vload(from + i));
+  for (; i < count; ++i) memory[i] = static_cast<float>(from[i]);
+  return memory.data();
+}
+
+// The same sums, of bf16 that is widened once for all blocks that multiply it: a in whole, of b what a thread is at.
+template <class C>
+void product_of_widened(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
+  thread_local std::vector<float> memory_a, memory_b;
+  const int64_t m = a.rows(), n = b.rows(), k = a.cols(), step = vector_lanes;
+  const float* left = widened(a.as<bf16>(), m * k, memory_a);
+  const bf16* right = b.as<bf16>();
+#pragma omp parallel for schedule(static) if (n * k > parallel_elements)
+  for (int64_t column = 0; column < n; column += step) {
+    const Result<C> result{c.as<C>() + column, n, accumulate};
+    const int64_t columns = std::min(step, n - column);
+    const float* rows = widened(right + column * k, columns * k, memory_b);
+    if (columns == step) {
+      finish_columns<Widened<float>>(left, rows, m, k, 0, result);
+      continue;
+    }
+    for (int64_t j = 0; j < columns; ++j)
+      for (int64_t i = 0; i < m; ++i) finish_one<Widened<float>>(left, rows, k, i, j, result);
+  }
+}
+
 }  // namespace
 
 void gemm_few_rows(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate, bool dot_bf16) {
@@ -152,7 +185,8 @@ void gemm_few_rows(const Tensor& a, const Tensor& b, const Tensor& c, bool accum
 #if defined(__AVX512BF16__)
   if (dot_bf16) return into(Pairs());
 #endif
-  into(Widened<bf16>());
+  if (a.rows() <= most_rows) return into(Widened<bf16>());
+  with_float_type("c", c, [&]<class C>(C) { product_of_widened<C>(a, b, c, accumulate); });
 }
 
 }  // namespace notellm
