@@ -32,7 +32,7 @@ class Watchdog {
     {
       const std::lock_guard lock(mutex_);
       seconds_ = seconds;
-      own().alive = steady_now();
+      if (seconds > 0) own().alive = steady_now();  // its thread may be late
     }
     changed_.notify_all();
     if (seconds > 0 && !thread_.joinable()) thread_ = std::thread([this] { watch(); });

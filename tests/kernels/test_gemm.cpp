@@ -83,7 +83,7 @@ void expect_rows_alone(int64_t k, int64_t n, bool dot_bf16, int64_t rows) {
     return c;
   };
   const std::vector<float> all = product(0, rows);
-  for (int64_t m : {1, 2, 3, 5, 6, 7, 33})
+  for (int64_t m : {1, 2, 3, 5, 6, 7, 31})
     for (int64_t first = 0; first + m <= rows; first += 9)
       EXPECT_TRUE(std::ranges::equal(product(first, m), std::span(all).subspan(first * n, m * n))) << m << " rows";
   test::expect_same_bits([&] { return test::bytes_of(product(0, rows)); });
