@@ -106,11 +106,11 @@ void finish_block(const typename Kind::Element* a, const typename Kind::Element*
 constexpr int most_rows = vector_lanes >= 16 ? 4 : 2;
 template <class Kind, class C>
 void finish_columns(const typename Kind::Element* a, const typename Kind::Element* b, int64_t m, int64_t k,
-                    int64_t column, const Result<C>& result) {
+                    const Result<C>& result) {
   int64_t row = 0;
   const auto blocks = [&]<int rows, bool read_ahead>() {
     for (int64_t c = 0; c < vector_lanes; c += vector_lanes / rows)
-      finish_block<Kind, rows, read_ahead>(a, b, k, row, column + c, result);
+      finish_block<Kind, rows, read_ahead>(a, b, k, row, c, result);
     row += rows;
   };
   if (m == 1) return blocks.template operator()<1, true>();
@@ -133,55 +133,60 @@ void finish_one(const typename Kind::Element* a, const typename Kind::Element* b
   result.put(row, column, sum_rows(sums)[0]);
 }
 
-template <class Kind, class C>
-void product(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
-  using T = typename Kind::Element;
-  const int64_t m = a.rows(), n = b.rows(), k = a.cols(), whole = n / vector_lanes;
-  const T *left = a.as<T>(), *right = b.as<T>();
-  const Result<C> result{c.as<C>(), n, accumulate};
+// c = a bᵀ, where b_rows(j, count) gives b's rows [j, j + count).
+template <class Kind, class C, class Rows>
+void product(const typename Kind::Element* a, const Rows& b_rows, int64_t k, const Tensor& c, bool accumulate) {
+  const int64_t m = c.rows(), n = c.cols(), step = vector_lanes;
 #pragma omp parallel for schedule(static) if (n * k > parallel_elements)
-  for (int64_t block = 0; block < whole; ++block) finish_columns<Kind>(left, right, m, k, block * vector_lanes, result);
-  for (int64_t j = whole * vector_lanes; j < n; ++j)
-    for (int64_t i = 0; i < m; ++i) finish_one<Kind>(left, right, k, i, j, result);
+  for (int64_t column = 0; column < n; column += step) {
+    const Result<C> result{c.as<C>() + column, n, accumulate};
+    const int64_t columns = std::min(step, n - column);
+    const auto* b = b_rows(column, columns);
+    if (columns == step) {
+      finish_columns<Kind>(a, b, m, k, result);
+      continue;
+    }
+    for (int64_t j = 0; j < columns; ++j)
+      for (int64_t i = 0; i < m; ++i) finish_one<Kind>(a, b, k, i, j, result);
+  }
+}
+
+// As the operands lie in memory.
+template <class Kind, class C>
+void product_in_place(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
+  using T = typename Kind::Element;
+  const T* rows = b.as<T>();
+  const int64_t k = a.cols();
+  product<Kind, C>(
+      a.as<T>(), [&](int64_t j, int64_t) { return rows + j * k; }, k, c, accumulate);
 }
 
 // bf16 as f32, in memory of the thread.
 const float* widened(const bf16* from, int64_t count, std::vector<float>& memory) {
   memory.resize(std::max(memory.size(), static_cast<size_t>(count)));
-  int64_t i = 0;
-  for (; i + vector_lanes <= count; i += vector_lanes) vstore(memory.data() + i, vload(from + i));
-  for (; i < count; ++i) memory[i] = static_cast<float>(from[i]);
-  return memory.data();
+  float* to = memory.data();
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
+  return to;
 }
 
-// The same sums, of bf16 that is widened once for all blocks that multiply it: a in whole, of b what a thread is at.
+// Of bf16 that is widened once for all blocks that multiply it: a in whole, of b what a thread is at.
 template <class C>
 void product_of_widened(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
   thread_local std::vector<float> memory_a, memory_b;
-  const int64_t m = a.rows(), n = b.rows(), k = a.cols(), step = vector_lanes;
-  const float* left = widened(a.as<bf16>(), m * k, memory_a);
-  const bf16* right = b.as<bf16>();
-#pragma omp parallel for schedule(static) if (n * k > parallel_elements)
-  for (int64_t column = 0; column < n; column += step) {
-    const Result<C> result{c.as<C>() + column, n, accumulate};
-    const int64_t columns = std::min(step, n - column);
-    const float* rows = widened(right + column * k, columns * k, memory_b);
-    if (columns == step) {
-      finish_columns<Widened<float>>(left, rows, m, k, 0, result);
-      continue;
-    }
-    for (int64_t j = 0; j < columns; ++j)
-      for (int64_t i = 0; i < m; ++i) finish_one<Widened<float>>(left, rows, k, i, j, result);
-  }
+  const bf16* rows = b.as<bf16>();
+  const int64_t k = a.cols();
+  const auto b_rows = [&](int64_t j, int64_t count) { return widened(rows + j * k, count * k, memory_b); };
+  product<Widened<float>, C>(widened(a.as<bf16>(), a.size(), memory_a), b_rows, k, c, accumulate);
 }
 
 }  // namespace
 
 void gemm_few_rows(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate, bool dot_bf16) {
   const auto into = [&]<class Kind>(Kind) {
-    with_float_type("c", c, [&]<class C>(C) { product<Kind, C>(a, b, c, accumulate); });
+    with_float_type("c", c, [&]<class C>(C) { product_in_place<Kind, C>(a, b, c, accumulate); });
   };
-  if (a.dtype == DType::f32) return product<Widened<float>, float>(a, b, c, accumulate);
+  if (a.dtype == DType::f32) return product_in_place<Widened<float>, float>(a, b, c, accumulate);
 #if defined(__AVX512BF16__)
   if (dot_bf16) return into(Pairs());
 #endif
