@@ -133,7 +133,8 @@ void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose t
   if constexpr (cuda_built)
     if (stream.on_gpu()) return gpu::gemm(stream, a, transpose_a, b, transpose_b, c, accumulate);
   const bool widens = a.dtype == DType::bf16 && gemm_widens_bf16();
-  if (m <= (widens ? few_rows_widened : few_rows) && tb && !ta) return gemm_few_rows(a, b, c, accumulate, !widens);
+  if (m <= (a.dtype == DType::bf16 ? few_rows_bf16 : few_rows) && tb && !ta)
+    return gemm_few_rows(a, b, c, accumulate, !widens);
   if (!widens) {
     primitives.run({m, k, n, ta, tb, accumulate, a.dtype, c.dtype}, a, b, c);
     return;

@@ -88,29 +88,53 @@ struct Result {
     C& to = data[i * stride + j];
     to = C(accumulate ? sum + static_cast<float>(to) : sum);
   }
+  // A block of `rows` rows whose sums are one vector.
+  template <int rows>
+  void put_block(int64_t i, int64_t j, vfloat sums) const {
+    constexpr int columns = vector_lanes / rows;
+    C block[vector_lanes];
+    if (accumulate) {
+      for (int r = 0; r < rows; ++r) std::copy_n(data + (i + r) * stride + j, columns, block + r * columns);
+      sums += vload(block);
+    }
+    vstore(block, sums);
+    for (int r = 0; r < rows; ++r) std::copy_n(block + r * columns, columns, data + (i + r) * stride + j);
+  }
 };
 
 // Rows [row, row + rows) of a with as many rows of b, from `column`, as a block has.
 template <class Kind, int rows, bool read_ahead, class C>
 void finish_block(const typename Kind::Element* a, const typename Kind::Element* b, int64_t k, int64_t row,
                   int64_t column, const Result<C>& result) {
-  constexpr int columns = vector_lanes / rows;
   vfloat sums[vector_lanes];
   block<Kind, rows, read_ahead>(a + row * k, b + column * k, k, sums);
-  const vfloat all = sum_rows(sums);
-#pragma GCC unroll 16
-  for (int i = 0; i < vector_lanes; ++i) result.put(row + i / columns, column + i % columns, all[i]);
+  result.template put_block<rows>(row, column, sum_rows(sums));
 }
 
-// All rows of a with vector_lanes rows of b: those at a time that make the squarest blocks.
+// The rows of b that come next, asked for a piece at a time.
+struct ReadAhead {
+  const char* at;
+  int64_t piece;  // bytes
+  // Inlined, because g++ takes calls of a function that only prefetches for calls without effect, and leaves them out.
+  [[gnu::always_inline]] void take() {
+    constexpr int64_t line_bytes = 64;
+    for (int64_t byte = 0; byte < piece; byte += line_bytes) __builtin_prefetch(at + byte, 0, 2);
+    at += piece;
+  }
+};
+
+// All rows of a with vector_lanes rows of b: those at a time that make the squarest blocks. `next` has a piece for each
+// row of a.
 constexpr int most_rows = vector_lanes >= 16 ? 4 : 2;
 template <class Kind, class C>
 void finish_columns(const typename Kind::Element* a, const typename Kind::Element* b, int64_t m, int64_t k,
-                    const Result<C>& result) {
+                    ReadAhead next, const Result<C>& result) {
   int64_t row = 0;
   const auto blocks = [&]<int rows, bool read_ahead>() {
-    for (int64_t c = 0; c < vector_lanes; c += vector_lanes / rows)
+    for (int64_t c = 0; c < vector_lanes; c += vector_lanes / rows) {
+      if constexpr (!read_ahead) next.take();
       finish_block<Kind, rows, read_ahead>(a, b, k, row, c, result);
+    }
     row += rows;
   };
   if (m == 1) return blocks.template operator()<1, true>();
@@ -133,21 +157,23 @@ void finish_one(const typename Kind::Element* a, const typename Kind::Element* b
   result.put(row, column, sum_rows(sums)[0]);
 }
 
-// c = a bᵀ, where b_rows(j, count) gives b's rows [j, j + count).
+// c = a bᵀ, where rows_of_b(j, count) gives b's rows [j, j + count) as the kind has them.
 template <class Kind, class C, class Rows>
-void product(const typename Kind::Element* a, const Rows& b_rows, int64_t k, const Tensor& c, bool accumulate) {
-  const int64_t m = c.rows(), n = c.cols(), step = vector_lanes;
+void product(const typename Kind::Element* a, const Tensor& b, const Rows& rows_of_b, const Tensor& c,
+             bool accumulate) {
+  const int64_t m = c.rows(), n = c.cols(), k = b.cols(), step = vector_lanes, step_bytes = step * k * size_of(b.dtype);
 #pragma omp parallel for schedule(static) if (n * k > parallel_elements)
   for (int64_t column = 0; column < n; column += step) {
     const Result<C> result{c.as<C>() + column, n, accumulate};
     const int64_t columns = std::min(step, n - column);
-    const auto* b = b_rows(column, columns);
+    const auto* rows = rows_of_b(column, columns);
     if (columns == step) {
-      finish_columns<Kind>(a, b, m, k, result);
+      const char* next = static_cast<const char*>(b.data) + (column / step + 1) * step_bytes;
+      finish_columns<Kind>(a, rows, m, k, {next, step_bytes / m}, result);
       continue;
     }
     for (int64_t j = 0; j < columns; ++j)
-      for (int64_t i = 0; i < m; ++i) finish_one<Kind>(a, b, k, i, j, result);
+      for (int64_t i = 0; i < m; ++i) finish_one<Kind>(a, rows, k, i, j, result);
   }
 }
 
@@ -156,9 +182,8 @@ template <class Kind, class C>
 void product_in_place(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
   using T = typename Kind::Element;
   const T* rows = b.as<T>();
-  const int64_t k = a.cols();
-  product<Kind, C>(
-      a.as<T>(), [&](int64_t j, int64_t) { return rows + j * k; }, k, c, accumulate);
+  const auto rows_of_b = [&, k = b.cols()](int64_t j, int64_t) { return rows + j * k; };
+  product<Kind, C>(a.as<T>(), b, rows_of_b, c, accumulate);
 }
 
 // bf16 as f32, in memory of the thread.
@@ -175,9 +200,10 @@ template <class C>
 void product_of_widened(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
   thread_local std::vector<float> memory_a, memory_b;
   const bf16* rows = b.as<bf16>();
-  const int64_t k = a.cols();
-  const auto b_rows = [&](int64_t j, int64_t count) { return widened(rows + j * k, count * k, memory_b); };
-  product<Widened<float>, C>(widened(a.as<bf16>(), a.size(), memory_a), b_rows, k, c, accumulate);
+  const auto rows_of_b = [&, k = b.cols()](int64_t j, int64_t count) {
+    return widened(rows + j * k, count * k, memory_b);
+  };
+  product<Widened<float>, C>(widened(a.as<bf16>(), a.size(), memory_a), b, rows_of_b, c, accumulate);
 }
 
 }  // namespace

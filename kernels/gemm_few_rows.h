@@ -6,9 +6,9 @@
 
 namespace notellm {
 
-// Up to as many rows it is used for, where b stands transposed; the second where bf16 is widened: a library would have
-// all of b widened in memory first.
-constexpr int64_t few_rows = 8, few_rows_widened = 32;
+// Up to as many rows it is used for, where b stands transposed. In bf16 a library first copies all of b, to another order
+// or widened.
+constexpr int64_t few_rows = 8, few_rows_bf16 = 32;
 
 // c[i, j] = Σ_k a[i, k] · b[j, k], with accumulate added to c
 //   a [m, k], b [n, k]  both f32 or both bf16;  c [m, n]  f32, or bf16 when a is

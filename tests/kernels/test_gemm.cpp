@@ -102,8 +102,8 @@ TEST(Gemm, FewRowsDoNotDependOnEachOther) {
   for (const auto& [k, n] : {std::pair<int64_t, int64_t>{1, 1}, {31, 15}, {64, 48}, {100, 37}, {300, 200}}) {
     SCOPED_TRACE(fmt::format("k {}, n {}", k, n));
     expect_rows_alone<float>(k, n, false, few_rows);
-    expect_rows_alone<bf16>(k, n, false, few_rows_widened);
-    expect_rows_alone<bf16>(k, n, true, few_rows);
+    expect_rows_alone<bf16>(k, n, false, few_rows_bf16);
+    expect_rows_alone<bf16>(k, n, true, few_rows_bf16);
   }
 }
 
