@@ -32,7 +32,7 @@ struct Problem {
   const T *q, *kv;
   T *cache, *o;
   const int32_t *runs, *place;
-  int64_t run_count, heads, kv_heads, head_dim;
+  int64_t queries, run_count, heads, kv_heads, head_dim;
 
   int64_t row_size() const { return 2 * kv_heads * head_dim; }
   int64_t group() const { return heads / kv_heads; }
@@ -98,17 +98,26 @@ class Decoding {
     }
   }
 
-  // How many there are; behind them stands the last one again, for lanes without a row and to be read ahead.
+  // How many there are. Behind them stands the last one again, for lanes without a row, and from the next block on what
+  // is to be read ahead: the next query's first ones.
   int64_t find_rows() {
     rows_.clear();
-    for (int64_t r = 0; r < p_.run_count; ++r) {
-      const int32_t* run = p_.runs + (query_ * p_.run_count + r) * 2;
-      for (int32_t row = run[0]; row < run[1]; ++row) rows_.push_back(p_.cache + row * p_.row_size());
-    }
-    rows_.push_back(p_.cache + p_.place[query_] * p_.row_size());
-    const auto count = std::ssize(rows_);
-    rows_.resize(static_cast<size_t>(count + 2 * vector_lanes), rows_.back());
+    append_rows(query_, std::numeric_limits<int64_t>::max());
+    const auto count = std::ssize(rows_), whole_blocks = (count + vector_lanes - 1) / vector_lanes * vector_lanes;
+    rows_.resize(static_cast<size_t>(whole_blocks), rows_.back());
+    if (query_ + 1 < p_.queries) append_rows(query_ + 1, whole_blocks + vector_lanes);
+    rows_.resize(static_cast<size_t>(whole_blocks + vector_lanes), rows_.back());
     return count;
+  }
+
+  // A query's rows, until there are `most`.
+  void append_rows(int64_t query, int64_t most) {
+    for (int64_t r = 0; r < p_.run_count; ++r) {
+      const int32_t* run = p_.runs + (query * p_.run_count + r) * 2;
+      for (int32_t row = run[0]; row < run[1] && std::ssize(rows_) < most; ++row)
+        rows_.push_back(p_.cache + row * p_.row_size());
+    }
+    if (std::ssize(rows_) < most) rows_.push_back(p_.cache + p_.place[query] * p_.row_size());
   }
 
   // A block's keys, then its values, each row in whole, in the order in which they lie in memory: head by head that
@@ -122,8 +131,8 @@ class Decoding {
     for (int r = 0; r < count_; ++r) add_values(r);
   }
 
-  // Asks for a row of the next block, into the second cache: the first holds one block. Inlined, because g++ takes calls
-  // of a function that only prefetches for calls without effect, and leaves them out.
+  // Asks for a row of the next block, into the second cache: the first holds one block. Inlined, because g++ takes
+  // calls of a function that only prefetches for calls without effect, and leaves them out.
   [[gnu::always_inline]] void read_ahead(int64_t row) const {
     constexpr int64_t line_bytes = 64;
     const int64_t size = p_.head_dim * static_cast<int64_t>(sizeof(T)), bytes = (last_ - first_) * size;
@@ -207,8 +216,9 @@ void decode_attention(Stream& stream, Tensor q, Tensor kv, Tensor cache, Tensor 
     }
   expect_rows(cache, runs, place);
   with_float_type("q", q, [&]<class T>(T) {
-    const Problem<T> problem{q.as<T>(),           kv.as<T>(),    cache.as<T>(), o.as<T>(), runs.as<int32_t>(),
-                             place.as<int32_t>(), runs.shape[1], heads,         kv_heads,  head_dim};
+    const Problem<T> problem{
+        q.as<T>(),     kv.as<T>(), cache.as<T>(), o.as<T>(), runs.as<int32_t>(), place.as<int32_t>(), queries,
+        runs.shape[1], heads,      kv_heads,      head_dim};
     // Few queries: their heads apart, so that every thread has some.
     const int64_t wanted = 2 * omp_get_max_threads();
     const int64_t parts = std::clamp<int64_t>((wanted + queries - 1) / std::max<int64_t>(1, queries), 1, kv_heads);
