@@ -39,8 +39,7 @@ struct Problem {
   int64_t pieces() const { return (head_dim + vector_lanes - 1) / vector_lanes; }  // vectors that hold a head
 };
 
-// The work of one query and some kv heads. whole: a head is so many whole vectors, which then stay in registers; 0: it
-// is of any size.
+// The work of one query and some kv heads. whole: a head is so many whole vectors; 0: it is of any size.
 template <class T, int whole>
 class Decoding {
  public:
