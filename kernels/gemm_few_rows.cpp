@@ -186,6 +186,9 @@ void product_in_place(const Tensor& a, const Tensor& b, const Tensor& c, bool ac
   product<Kind, C>(a.as<T>(), b, rows_of_b, c, accumulate);
 }
 
+// Not in the function that uses them: its other threads do not pass through it, and would find them not constructed.
+thread_local std::vector<float> widened_a, widened_b;
+
 // bf16 as f32, in memory of the thread.
 const float* widened(const bf16* from, int64_t count, std::vector<float>& memory) {
   memory.resize(std::max(memory.size(), static_cast<size_t>(count)));
@@ -198,12 +201,11 @@ const float* widened(const bf16* from, int64_t count, std::vector<float>& memory
 // Of bf16 that is widened once for all blocks that multiply it: a in whole, of b what a thread is at.
 template <class C>
 void product_of_widened(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
-  thread_local std::vector<float> memory_a, memory_b;
   const bf16* rows = b.as<bf16>();
   const auto rows_of_b = [&, k = b.cols()](int64_t j, int64_t count) {
-    return widened(rows + j * k, count * k, memory_b);
+    return widened(rows + j * k, count * k, widened_b);
   };
-  product<Widened<float>, C>(widened(a.as<bf16>(), a.size(), memory_a), b, rows_of_b, c, accumulate);
+  product<Widened<float>, C>(widened(a.as<bf16>(), a.size(), widened_a), b, rows_of_b, c, accumulate);
 }
 
 }  // namespace
