@@ -43,11 +43,8 @@ std::array<float*, count> thread_tiles(const std::array<int64_t, count>& sizes) 
 // Asks for the next head's part of a row, which lies behind this one's: it is wanted within some 10 µs, and rows are
 // too far apart for the CPU to guess it.
 template <class T>
-void prefetch_next_head(const T* row, int64_t head_dim) {
-  constexpr int64_t line_bytes = 64;
-  const char* next = reinterpret_cast<const char*>(row + head_dim);
-  for (int64_t byte = 0; byte < head_dim * static_cast<int64_t>(sizeof(T)); byte += line_bytes)
-    __builtin_prefetch(next + byte);
+[[gnu::always_inline]] inline void prefetch_next_head(const T* row, int64_t head_dim) {
+  prefetch<3>(row + head_dim, head_dim * static_cast<int64_t>(sizeof(T)));
 }
 
 // Distance between rows of scores: not a power of two, whose rows would share few cache sets.

@@ -130,14 +130,12 @@ class Decoding {
     for (int r = 0; r < count_; ++r) add_values(r);
   }
 
-  // Asks for a row of the next block, into the second cache: the first holds one block. Inlined, because g++ takes
-  // calls of a function that only prefetches for calls without effect, and leaves them out.
+  // Asks for a row of the next block, into the second cache: the first holds one block.
   [[gnu::always_inline]] void read_ahead(int64_t row) const {
-    constexpr int64_t line_bytes = 64;
-    const int64_t size = p_.head_dim * static_cast<int64_t>(sizeof(T)), bytes = (last_ - first_) * size;
-    const char *key = reinterpret_cast<const char*>(rows_[row]) + first_ * size, *value = key + p_.kv_heads * size;
-    for (int64_t byte = 0; byte < bytes; byte += line_bytes) __builtin_prefetch(key + byte, 0, 2);
-    for (int64_t byte = 0; byte < bytes; byte += line_bytes) __builtin_prefetch(value + byte, 0, 2);
+    const int64_t bytes = (last_ - first_) * p_.head_dim * static_cast<int64_t>(sizeof(T));
+    const T* keys = rows_[row] + first_ * p_.head_dim;
+    prefetch<2>(keys, bytes);
+    prefetch<2>(keys + p_.kv_heads * p_.head_dim, bytes);
   }
 
   // products[h, r] = q[h] · key[r], still a vector of sums

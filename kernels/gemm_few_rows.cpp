@@ -115,10 +115,8 @@ void finish_block(const typename Kind::Element* a, const typename Kind::Element*
 struct ReadAhead {
   const char* at;
   int64_t piece;  // bytes
-  // Inlined, because g++ takes calls of a function that only prefetches for calls without effect, and leaves them out.
-  [[gnu::always_inline]] void take() {
-    constexpr int64_t line_bytes = 64;
-    for (int64_t byte = 0; byte < piece; byte += line_bytes) __builtin_prefetch(at + byte, 0, 2);
+  void take() {
+    prefetch<2>(at, piece);
     at += piece;
   }
 };

@@ -11,7 +11,7 @@ namespace notellm {
 constexpr int64_t few_rows = 8, few_rows_bf16 = 32;
 
 // c[i, j] = Σ_k a[i, k] · b[j, k], with accumulate added to c
-//   a [m, k], b [n, k]  both f32 or both bf16;  c [m, n]  f32, or bf16 when a is
+//   a [m, k], b [n, k]  both f32 or both bf16;  c [m, n]  f32, or bf16 when a is;  no size is 0
 // Sums in f32, rounded once. c[i, j] depends on the rows a[i], b[j] alone, to the bit, whatever m, n and the number of
 // threads. dot_bf16: by the CPU's product of bf16 pairs, where this build has it; else bf16 is widened, in registers or
 // cache.
