@@ -35,8 +35,8 @@ bool stands_alone(std::string_view text, size_t begin, size_t end) {
          (end == text.size() || !is_word(character_at(text, end)));
 }
 
-size_t before_spaces(std::string_view text, size_t at) {
-  while (at > 0 && u_isUWhiteSpace(character_before(text, at))) {
+size_t before_spaces(std::string_view text, size_t at, size_t begin) {
+  while (at > begin && u_isUWhiteSpace(character_before(text, at))) {
     auto i = static_cast<int32_t>(at);
     U8_BACK_1(reinterpret_cast<const uint8_t*>(text.data()), 0, i);
     at = static_cast<size_t>(i);
@@ -77,7 +77,7 @@ void AddedTokenFinder::split(std::string_view text, const Part& part) const {
     size_t begin = at, end = at + token->content.size();
     at = end;
     if (token->special || (token->single_word && !stands_alone(text, begin, end))) continue;
-    if (token->lstrip) begin = std::max(before_spaces(text, begin), done);
+    if (token->lstrip) begin = before_spaces(text, begin, done);
     if (token->rstrip) end = behind_spaces(text, end);
     if (done < begin) part(done, begin, -1);
     part(begin, end, token->id);

@@ -3,29 +3,72 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "runtime/utf8.h"
+
 namespace notellm {
 
 using Json = nlohmann::json;
 
-Json JsonNode::parse(const std::string& text, const std::string& file) {
-  std::vector<std::unordered_set<std::string>> keys;  // of the objects that are open
-  const auto check = [&](int, Json::parse_event_t event, Json& value) {
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second)
-      fail(ErrorKind::data, "{}: the key {} stands twice in one object", file, value.dump());
+namespace {
+
+constexpr size_t most_depth = 64;  // values are destroyed and printed by recursion
+
+// Goes over a file without keeping its values. What is wrong is thrown.
+class Structure : public nlohmann::json_sax<Json> {
+ public:
+  explicit Structure(const std::string& file) : file_(file) {}
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(size_t) override { return open(); }
+  bool start_array(size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override {
+    if (!keys_.back().insert(name).second)
+      fail(ErrorKind::data, "{}: the key {} stands twice in one object", file_, Json(name).dump());
     return true;
-  };
-  try {
-    return Json::parse(text, check);
-  } catch (const Json::exception& error) {
-    fail(ErrorKind::data, "{}: not JSON, or cut short: {}", file, error.what());
   }
+  bool parse_error(size_t, const std::string&, const Json::exception& error) override {
+    fail(ErrorKind::data, "{}: not JSON, or cut short: {}", file_, error.what());
+  }
+
+ private:
+  bool open() {
+    keys_.emplace_back();
+    if (keys_.size() > most_depth) fail(ErrorKind::data, "{}: values are nested more than {} deep", file_, most_depth);
+    return true;
+  }
+  bool close() {
+    keys_.pop_back();
+    return true;
+  }
+
+  const std::string& file_;
+  std::vector<std::unordered_set<std::string>> keys_;  // of the objects and lists that are open
+};
+
+}  // namespace
+
+Json JsonNode::parse(const std::string& text, const std::string& file) {
+  Structure structure(file);
+  Json::sax_parse(text, &structure);
+  return Json::parse(text);
 }
 
 void JsonNode::wrong(std::string_view message) const {
   std::string value = json_->dump();
-  if (value.size() > 120) value = value.substr(0, value.find_last_of(" ,", 100)) + " …";
+  if (value.size() > 120) {
+    size_t cut = value.find_last_of(" ,", 100);
+    if (cut == std::string::npos) cut = 100;
+    while (!begins_character(value[cut])) --cut;
+    value = value.substr(0, cut) + " …";
+  }
   fail(ErrorKind::data, "{}: {} is {}, {}", *file_, path_.empty() ? "the whole" : path_, value, message);
 }
 

@@ -13,7 +13,7 @@ namespace notellm {
 
 class JsonNode {
  public:
-  // The whole file. Throws Error(data): not JSON, or an object that has a key twice.
+  // The whole file. Throws Error(data): not JSON, an object that has a key twice, or values nested more than 64 deep.
   static nlohmann::json parse(const std::string& text, const std::string& file);
 
   // Does not own: `json` and `file` must live as long.

@@ -1,6 +1,7 @@
 #include "data_pipeline/json_tokenizer.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "data_pipeline/tokenizer.h"
 #include "runtime/error.h"
@@ -65,6 +66,11 @@ JsonTokenizer::JsonTokenizer(const std::string& json, const std::string& name, c
       bpe_(spec_.bpe, spec_.pre_tokenizer.last == PreTokenizerSpec::Last::byte_level, specials_of(spec_)),
       in_original_(tokens_in(spec_, false)),
       in_normalized_(tokens_in(spec_, true)) {
+  std::unordered_set<std::string> contents;
+  for (const AddedToken& token : tokens_in(spec_, true))
+    if (!contents.insert(token.content).second)
+      fail(ErrorKind::data, "{}: two added tokens are {} after normalisation, which is not supported", name,
+           token.content);
   pieces_.resize(static_cast<size_t>(spec_.size));
   for (const AddedToken& token : spec_.added) {
     pieces_[token.id] = token.content;
@@ -90,18 +96,20 @@ bool JsonTokenizer::find_cuts_at_spaces() const {
   const std::string mark = byte_level && space.text() == " " ? "\xc4\xa0" : space.text();
   if (mark.empty()) return false;
   for (const NormalizerStep& step : spec_.normalizer)
-    if (step.kind == NormalizerStep::Kind::replace && step.pattern != " " &&
-        (step.pattern.find(' ') != std::string::npos || step.pattern.find(space.text()) != std::string::npos))
-      return false;
+    if (step.kind == NormalizerStep::Kind::replace && step.pattern != " ") return false;
+  const PreTokenizerSpec& pre = spec_.pre_tokenizer;
+  if (space.text() != " " && (!pre.splits.empty() || pre.use_regex)) return false;  // is_local asks for spaces
   for (const bool normalized : {false, true}) {
     if ((normalized ? in_normalized_ : in_original_).finds_none()) continue;
     if (normalizer_prepends_ || pre_tokenizer_.prepends(Before::token)) return false;
     for (const AddedToken& token : tokens_in(spec_, normalized))
-      if (token.rstrip || goes_over(token.content, " ") || goes_over(token.content, space.text())) return false;
+      if (token.rstrip || token.single_word || goes_over(token.content, " ") || goes_over(token.content, space.text()))
+        return false;
   }
   if (!pre_tokenizer_.is_local()) return false;
   if (pre_tokenizer_.splits_at_spaces()) return true;
-  return !spec_.bpe.ignore_merges && std::ranges::none_of(spec_.bpe.merges, [&](const BpeSpec::Merge& merge) {
+  const bool fuses = spec_.bpe.fuse_unknown && !spec_.bpe.byte_fallback && !byte_level;
+  return !spec_.bpe.ignore_merges && !fuses && std::ranges::none_of(spec_.bpe.merges, [&](const BpeSpec::Merge& merge) {
     return goes_over(spec_.bpe.pieces[merge.result], mark);
   });
 }

@@ -117,15 +117,24 @@ class Translation {
     at_ = close + 1;
   }
 
+  // \s, \d, \p{…}: more than a character.
+  bool is_set(size_t at) const {
+    return at + 1 < pattern_.size() && pattern_[at] == '\\' &&
+           std::string_view("sdpP").find(pattern_[at + 1]) != std::string_view::npos;
+  }
+
   void character_class() {
     out_ += pattern_[at_++];
     if (peek() == '^') out_ += pattern_[at_++];
     if (peek() == ']') refuse("an empty class");
-    while (peek() != ']') {
+    for (const size_t first = at_; peek() != ']';) {
       if (ended() || peek() == '\0') refuse("an open class");
       if (peek() == '[' || pattern_.compare(at_, 2, "&&") == 0) refuse("a class in a class");
+      if (peek() == '-' && at_ > first && is_set(at_ + 1)) refuse("a range to a class");
       if (peek() == '\\') {
+        const bool set = is_set(at_);
         escape(true);
+        if (set && peek() == '-' && pattern_.compare(at_, 2, "-]") != 0) refuse("a range from a class");
       } else {
         out_ += pattern_[at_++];
       }

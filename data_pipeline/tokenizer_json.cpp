@@ -6,6 +6,7 @@
 
 #include "data_pipeline/byte_letters.h"
 #include "data_pipeline/json_node.h"
+#include "runtime/utf8.h"
 
 namespace notellm {
 namespace {
@@ -13,11 +14,13 @@ namespace {
 using Ids = std::unordered_map<std::string, int32_t>;
 
 constexpr int64_t most_ids = 1 << 24;
+constexpr size_t most_steps = 64;  // of a pipeline; a template has fewer tokens too
 
 // A node that is one step or a Sequence of steps, as a list of steps. A Sequence may hold others.
 void flatten(const JsonNode& node, std::string_view list_key, int depth, std::vector<JsonNode>& steps) {
   if (node.at("type").text() != "Sequence") {
     steps.push_back(node);
+    node.require(steps.size() <= most_steps, fmt::format("up to {} steps", most_steps));
     return;
   }
   node.only({"type", list_key});
@@ -44,7 +47,7 @@ std::string pattern_of(const JsonNode& node, bool* literal) {
 
 std::string mark_of(const JsonNode& node) {
   const std::string mark = node.at("replacement").text();
-  node.at("replacement").require(!mark.empty() && mark != " ", "a character other than the space");
+  node.at("replacement").require(count_characters(mark) == 1 && mark != " ", "a character other than the space");
   return mark;
 }
 
@@ -149,7 +152,7 @@ std::vector<DecoderStep> read_decoder(const JsonNode& node) {
     } else if (type == "Strip") {
       step.only({"type", "content", "start", "stop"});
       const std::string content = step.at("content").text();
-      step.at("content").require(!content.empty(), "a character");
+      step.at("content").require(count_characters(content) == 1, "a character");
       decoder.push_back({Kind::strip, content, {}, step.at("start").number(), step.at("stop").number()});
     } else if (type == "Replace") {
       step.only({"type", "pattern", "content"});
@@ -289,8 +292,11 @@ struct Surroundings {
 void read_template(const JsonNode& step, const Ids& ids, Surroundings& around) {
   step.only({"type", "single", "pair", "special_tokens"});
   bool behind = false;
-  for (const JsonNode& part : step.at("single").list()) {
+  const std::vector<JsonNode> parts = step.at("single").list();
+  step.at("single").require(parts.size() <= most_steps, fmt::format("up to {} parts", most_steps));
+  for (const JsonNode& part : parts) {
     part.only({"SpecialToken", "Sequence"});
+    part.require(!part.find("SpecialToken") || !part.find("Sequence"), "either a SpecialToken or a Sequence");
     if (const auto sequence = part.find("Sequence")) {
       sequence->only({"id", "type_id"});
       part.require(!behind && sequence->at("id").text() == "A", "the sequence A, once");
@@ -300,6 +306,7 @@ void read_template(const JsonNode& step, const Ids& ids, Surroundings& around) {
     const std::string name = part.at("SpecialToken").at("id").text();
     const JsonNode special = step.at("special_tokens").at(name);
     special.only({"id", "ids", "tokens"});
+    special.at("ids").require(special.at("ids").list().size() == 1, "one id");
     for (const JsonNode& id : special.at("ids").list()) {
       const auto found = std::ranges::find(ids, id.number(), [](const auto& entry) { return int64_t{entry.second}; });
       id.require(found != ids.end(), "the id of a token");
@@ -357,7 +364,7 @@ void read_ends(const JsonNode& root, const JsonNode& config, const Ids& ids, Tok
                             spec.bos ? "a token" : "no token"));
 }
 
-// A text must never become a special token.
+// A text must never become a special token, nor what is unknown the one that ends texts.
 void check_specials_stay(const TokenizerSpec& spec, const std::string& name) {
   std::vector<bool> special(static_cast<size_t>(spec.size));
   for (const AddedToken& token : spec.added) special[token.id] = token.special;
@@ -366,6 +373,16 @@ void check_specials_stay(const TokenizerSpec& spec, const std::string& name) {
       fail(ErrorKind::data,
            "{}: .model.merges gives the special token {}, which is not supported: texts could become it", name,
            spec.bpe.pieces[merge.result]);
+  const bool byte_level = spec.pre_tokenizer.last == PreTokenizerSpec::Last::byte_level;
+  for (const AddedToken& token : spec.added) {
+    const bool is_byte = spec.bpe.byte_fallback && token.content.starts_with("<0x") && token.content.size() == 6;
+    const bool is_piece = token.id < std::ssize(spec.bpe.pieces) && (count_characters(token.content) == 1 || is_byte);
+    const bool is_unknown =
+        token.id == spec.eos && spec.bpe.unknown == spec.eos && !byte_level && !spec.bpe.byte_fallback;
+    if (token.special && (is_piece || is_unknown))
+      fail(ErrorKind::data, "{}: the special token {} is {}, which is not supported: texts could become it", name,
+           token.content, is_unknown ? "the unk_token too" : "a character's or byte's piece");
+  }
 }
 
 }  // namespace
@@ -387,9 +404,9 @@ TokenizerSpec read_tokenizer_json(const std::string& json, const std::string& na
   spec.bpe = read_model(root.at("model"), byte_level, ids);
   spec.added = read_added(root.find("added_tokens"), ids);
   spec.size = static_cast<int32_t>(ids.size());
-  check_specials_stay(spec, name);
   spec.decoder = read_decoder(root.at("decoder"));
   read_ends(root, JsonNode(parsed_config, config_name), ids, spec);
+  check_specials_stay(spec, name);
   return spec;
 }
 

@@ -113,13 +113,14 @@ LabelMethod tfidf_labels(const NoteTable& notes, const AskedLabels& asked, const
   return method;
 }
 
-LabelMethod generated_labels(Stream& stream, Communicator& ranks, NoteGenerator& generator, const Weights& weights,
+LabelMethod generated_labels(Stream& stream, Mesh& mesh, NoteGenerator& generator, const Weights& weights,
                              const NoteTable& notes, const AskedLabels& asked, const OutputReader& reader,
                              const TokenTrie* closed, const std::string& name) {
   LabelMethod method{name, {}, {}};
+  const bool show = mesh.world.rank() == 0;
   std::vector<NoteExample> examples;
   for (const int32_t note : asked.category) examples.push_back({note, Task::category, {}, false});
-  for (const Generated& output : generator.generate(stream, ranks, weights, notes, examples, closed, {}, true)) {
+  for (const Generated& output : generator.generate(stream, mesh.data, weights, notes, examples, closed, {}, show)) {
     const std::vector<std::string> labels = reader.labels(Task::category, output.tokens);
     method.categories.push_back(labels.empty() ? "" : labels[0]);
   }
@@ -129,7 +130,7 @@ LabelMethod generated_labels(Stream& stream, Communicator& ranks, NoteGenerator&
     examples.push_back({note, Task::hashtags, {}, false});
     examples.back().topics.resize(static_cast<size_t>(notes.hashtags(note)));
   }
-  for (const Generated& output : generator.generate(stream, ranks, weights, notes, examples, nullptr, {}, true))
+  for (const Generated& output : generator.generate(stream, mesh.data, weights, notes, examples, nullptr, {}, show))
     method.hashtags.push_back(reader.labels(Task::hashtags, output.tokens));
   return method;
 }
@@ -165,9 +166,9 @@ std::string format_quality(const GenerationQuality& quality) {
   size_t width = 0;
   for (const LabelScores& m : quality.methods) width = std::max(width, m.method.size());
   const auto percent = [](double share) { return fmt::format("  {:>8.1f}", 100 * share); };
-  std::string text = fmt::format("\n{} notes in no training pair: categories of {}, hashtags of {}\n  {:<{}}",
-                                 quality.slice, format_count(quality.category_notes),
-                                 format_count(quality.hashtag_notes), "", width);
+  std::string text =
+      fmt::format("\n{} notes in no training pair: categories of {}, hashtags of {}\n  {:<{}}", quality.slice,
+                  format_count(quality.category_notes), format_count(quality.hashtag_notes), "", width);
   for (const char* column : {"accuracy", "illusory", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "set F1"})
     text += fmt::format("  {:>8}", column);
   for (const LabelScores& m : quality.methods) {

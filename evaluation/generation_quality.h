@@ -14,6 +14,7 @@
 #include "data_pipeline/note_table.h"
 #include "evaluation/note_generator.h"
 #include "evaluation/text_metrics.h"
+#include "runtime/mesh.h"
 
 namespace notellm {
 
@@ -41,9 +42,9 @@ LabelMethod majority_labels(const NoteTable& notes, const AskedLabels& asked, co
 // first). Throws as TfIdf.
 LabelMethod tfidf_labels(const NoteTable& notes, const AskedLabels& asked, const OutputReader& reader,
                          const std::filesystem::path& notes_file, const std::string& title_template);
-// The model's, greedily: for hashtags it is asked for as many as the note has. All ranks call it and get the same.
-// closed: categories out of this set only, and no hashtags; or null.
-LabelMethod generated_labels(Stream& stream, Communicator& ranks, NoteGenerator& generator, const Weights& weights,
+// The model's, greedily: for hashtags it is asked for as many as the note has. All ranks call it, with a generator of
+// their tensor group, and get the same. closed: categories out of this set only, and no hashtags; or null.
+LabelMethod generated_labels(Stream& stream, Mesh& mesh, NoteGenerator& generator, const Weights& weights,
                              const NoteTable& notes, const AskedLabels& asked, const OutputReader& reader,
                              const TokenTrie* closed, const std::string& name);
 

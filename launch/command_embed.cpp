@@ -27,7 +27,8 @@ std::vector<int32_t> rows_to_embed(const NoteTable& notes, bool pool) {
 int embed(const EmbedOptions& options, Communicator& ranks) {
   check_vector_file_name(options.output);
   const RunConfig config = options.read_for_device(ranks);
-  const TrainedModel model = TrainedModel::load(config, options.checkpoint, ranks);
+  Mesh mesh = mesh_of(config, ranks);
+  const TrainedModel model = TrainedModel::load(config, options.checkpoint, mesh);
   NoteTable fresh;
   if (!options.notes.empty()) fresh = tokenize_file(config.data.shards, model.shards.notes, options.notes);
   const NoteTable& notes = options.notes.empty() ? model.shards.notes : fresh;
@@ -37,8 +38,9 @@ int embed(const EmbedOptions& options, Communicator& ranks) {
   Buffer memory(count * model.config.model.note_dim * size_of(DType::f32));
   const Tensor vectors = memory.tensor(DType::f32, {count, model.config.model.note_dim});
   Stream stream(model.config.device);
-  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device);
-  embedder.embed(stream, ranks, model.weights, notes, rows, vectors, true);
+  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device,
+                    &mesh.tensor);
+  embedder.embed(stream, mesh.data, model.weights, notes, rows, vectors, ranks.rank() == 0);
   if (ranks.rank() != 0) return 0;
 
   std::vector<std::string> ids;

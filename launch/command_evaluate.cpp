@@ -69,20 +69,20 @@ std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, do
 }
 
 // Generated categories and hashtags of some notes beside the baselines'; on rank 0, the others' is of no use.
-GenerationQuality evaluate_labels(const EvaluateOptions& options, Communicator& ranks, Stream& stream,
-                                  const TrainedModel& model, const AskedLabels& asked) {
+GenerationQuality evaluate_labels(const EvaluateOptions& options, Mesh& mesh, Stream& stream, const TrainedModel& model,
+                                  const AskedLabels& asked) {
   const RunConfig& config = model.config;
   const NoteTable& notes = model.shards.notes;
   const OutputReader reader(config.data.shards, notes);
   std::vector<LabelMethod> methods;
-  if (options.baselines && ranks.rank() == 0)
+  if (options.baselines && mesh.world.rank() == 0)
     methods = {majority_labels(notes, asked, reader),
                tfidf_labels(notes, asked, reader, config.data.notes, config.data.title)};
   const auto generate = [&](const TokenTrie* closed, int64_t most_tokens, const char* name) {
     NoteGenerator generator(config.model, config.compute(),
                             {.max_tokens = static_cast<int>(most_tokens), .sampling = {}}, config.evaluate.batch_notes,
-                            config.device);
-    methods.push_back(generated_labels(stream, ranks, generator, model.weights, notes, asked, reader, closed, name));
+                            config.device, &mesh.tensor);
+    methods.push_back(generated_labels(stream, mesh, generator, model.weights, notes, asked, reader, closed, name));
   };
   // Labels of shards have at most max_output_tokens, hashtags are up to max_hashtags of them.
   const PromptConfig prompt = prepared_config(config.data.shards).prompt;
@@ -94,12 +94,12 @@ GenerationQuality evaluate_labels(const EvaluateOptions& options, Communicator& 
   return score_labels(notes, asked, reader, methods);
 }
 
-std::vector<GenerationQuality> evaluate_generation(const EvaluateOptions& options, Communicator& ranks, Stream& stream,
+std::vector<GenerationQuality> evaluate_generation(const EvaluateOptions& options, Mesh& mesh, Stream& stream,
                                                    const TrainedModel& model) {
   std::vector<GenerationQuality> slices;
   if (options.generation == 0) return slices;
   for (const AskedLabels& asked : ask_labels(model.shards.notes, model.shards.pairs.train, options.generation))
-    slices.push_back(evaluate_labels(options, ranks, stream, model, asked));
+    slices.push_back(evaluate_labels(options, mesh, stream, model, asked));
   if (slices.empty())
     fail(ErrorKind::data,
          "--generation: all notes with a category or hashtags are in training pairs: none is held out");
@@ -108,7 +108,9 @@ std::vector<GenerationQuality> evaluate_generation(const EvaluateOptions& option
 
 int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   if (!options.json.empty() && ranks.rank() == 0) require_writable(options.json);  // before the work, not after it
-  const TrainedModel model = TrainedModel::load(options.read_for_device(ranks), options.checkpoint, ranks);
+  const RunConfig config = options.read_for_device(ranks);
+  Mesh mesh = mesh_of(config, ranks);
+  const TrainedModel model = TrainedModel::load(config, options.checkpoint, mesh);
   const NoteTable& notes = model.shards.notes;
   const std::vector<Pair>& test = model.shards.pairs.test;
   if (test.empty())
@@ -120,10 +122,11 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
       make_slices(notes, model.shards.pairs.train, test, model.config.evaluate.low_exposure_below);
 
   Stream stream(model.config.device);
-  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device);
+  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device,
+                    &mesh.tensor);
   std::vector<MethodRanks> methods;
   if (options.baselines && ranks.rank() == 0) methods = baseline_ranks(model.config, notes, pool, questions);
-  const Buffer memory = embed_pool(stream, ranks, embedder, model.weights, notes, pool, true);
+  const Buffer memory = embed_pool(stream, mesh.data, embedder, model.weights, notes, pool, ranks.rank() == 0);
   const Tensor vectors = pool_vectors(memory, model.weights, pool);
   methods.push_back({"notellm", rank_targets(stream, ranks, vectors, questions)});
   for (const double weight : options.popularity_weights) {
@@ -131,7 +134,7 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
     methods.push_back(
         {fmt::format("notellm + {} × popularity", weight), rank_targets(stream, ranks, vectors, questions, prior)});
   }
-  const std::vector<GenerationQuality> generation = evaluate_generation(options, ranks, stream, model);
+  const std::vector<GenerationQuality> generation = evaluate_generation(options, mesh, stream, model);
   if (ranks.rank() != 0) return 0;
   std::printf("%s", format_report(methods, slices, pool.size()).c_str());
   for (const GenerationQuality& quality : generation) std::printf("%s", format_quality(quality).c_str());
@@ -153,10 +156,9 @@ void add_evaluate(CLI::App& app, Action& chosen) {
       "--popularity-weight", options->popularity_weights,
       "rank also with this weight × log(1 + training clicks) added to e^tau × cosine; several: a line each");
   command
-      ->add_option(
-          "--generation", options->generation,
-          "generate categories and hashtags of so many notes each that are in no training pair, clicked ones and others, "
-          "and score them; 0: leave it out")
+      ->add_option("--generation", options->generation,
+                   "generate categories and hashtags of so many notes each that are in no training pair, clicked ones "
+                   "and others, and score them; 0: leave it out")
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);

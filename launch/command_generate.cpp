@@ -127,10 +127,8 @@ int generate(const GenerateOptions& options, Communicator& ranks) {
   check(options);
   if (!options.output.empty() && ranks.rank() == 0) require_writable(options.output);  // before the work
   const RunConfig config = options.read_for_device(ranks);
-  Mesh mesh(ranks, config.parallel.tensor);
-  const MeshPlace place = mesh.place();
-  const TrainedModel model =
-      TrainedModel::load(config, options.checkpoint, ranks, {place.tensor_rank, place.tensor_ranks});
+  Mesh mesh = mesh_of(config, ranks);
+  const TrainedModel model = TrainedModel::load(config, options.checkpoint, mesh);
   const NoteTable& known = model.shards.notes;
   const Asked asked = asked_notes(options, config.data.shards, known);
   const NoteTable& notes = asked.of_shards ? known : asked.fresh;
@@ -145,7 +143,7 @@ int generate(const GenerateOptions& options, Communicator& ranks) {
   const Tensor vectors = options.vectors ? memory.tensor(DType::f32, {count, model.config.model.note_dim}) : Tensor();
   Stream stream(config.device);
   NoteGenerator generator(model.config.model, config.compute(), generation_config(options, only),
-                          config.evaluate.batch_notes, config.device, place.tensor_ranks > 1 ? &mesh.tensor : nullptr);
+                          config.evaluate.batch_notes, config.device, &mesh.tensor);
   const Stopwatch watch;
   const std::vector<Generated> outputs =
       generator.generate(stream, mesh.data, model.weights, notes, examples, only, vectors, ranks.rank() == 0);

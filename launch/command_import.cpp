@@ -14,9 +14,9 @@ void add_import(CLI::App& app, Action& chosen) {
 tokenizer.json or tokenizer.model of LlamaForCausalLM, MistralForCausalLM or Qwen2ForCausalLM, and writes a checkpoint:
 [EMB] is added as the mean of the tokens, and a note head by seed, model.note_dim and model.init. A few MiB
 of memory are enough for models of any size. Train from it with model.from and data.tokenizer.model.
-Example: notellm import hub/SmolLM-135M models/smollm --set model.note_dim=128
-         notellm prepare run.yaml --set data.tokenizer.model=models/smollm/tokenizer.json
-         notellm train run.yaml --set model.from=models/smollm)");
+Example: notellm import hub/SmolLM-135M models/pretrained --set model.note_dim=128
+         notellm prepare configs/pretrained.yaml
+         notellm train configs/pretrained.yaml)");
   auto options = std::make_shared<Options>();
   command->add_option("source", options->source, "folder of the model, as downloaded")->required()->type_name("DIR");
   command->add_option("destination", options->destination, "checkpoint folder to write; must not be there")

@@ -58,13 +58,13 @@ struct Matrix {
   Tensor values;
 };
 
-Matrix embed(Embedder& embedder, Communicator& ranks, const TrainedModel& model, const NoteTable& notes,
+Matrix embed(Embedder& embedder, Mesh& mesh, const TrainedModel& model, const NoteTable& notes,
              const std::vector<int32_t>& rows) {
   const auto count = static_cast<int64_t>(rows.size());
   Matrix matrix{Buffer(std::max<int64_t>(1, count) * model.config.model.note_dim * size_of(DType::f32)), {}};
   matrix.values = matrix.memory.tensor(DType::f32, {count, model.config.model.note_dim});
   Stream stream(model.config.device);
-  embedder.embed(stream, ranks, model.weights, notes, rows, matrix.values, true);
+  embedder.embed(stream, mesh.data, model.weights, notes, rows, matrix.values, mesh.world.rank() == 0);
   return matrix;
 }
 
@@ -94,19 +94,21 @@ void print_index(const NearestIndex& index, Tensor pool) {
 
 int neighbors(const NeighborsOptions& options, Communicator& ranks) {
   const RunConfig config = options.read_for_device(ranks);
-  const TrainedModel model = TrainedModel::load(config, options.checkpoint, ranks);
+  Mesh mesh = mesh_of(config, ranks);
+  const TrainedModel model = TrainedModel::load(config, options.checkpoint, mesh);
   const NoteTable& notes = model.shards.notes;
   const std::vector<int32_t> pool = pool_rows(notes, options.pool);
   if (pool.empty())
     fail(ErrorKind::data, "{}: no note of these shards was clicked; --pool all searches all", config.data.shards);
   const Queries queries = read_queries(options, config.data.shards, notes, pool);
 
-  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device);
+  Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device,
+                    &mesh.tensor);
   std::vector<int32_t> text_rows(queries.texts.size());
   for (size_t i = 0; i < text_rows.size(); ++i) text_rows[i] = static_cast<int32_t>(i);
-  const Matrix of_ids = embed(embedder, ranks, model, notes, queries.rows);
-  const Matrix of_texts = embed(embedder, ranks, model, queries.texts, text_rows);
-  const Matrix of_pool = embed(embedder, ranks, model, notes, pool);
+  const Matrix of_ids = embed(embedder, mesh, model, notes, queries.rows);
+  const Matrix of_texts = embed(embedder, mesh, model, queries.texts, text_rows);
+  const Matrix of_pool = embed(embedder, mesh, model, notes, pool);
   if (ranks.rank() != 0) return 0;
 
   const NearestIndex index(index_kinds().at(options.index), of_pool.values);

@@ -22,14 +22,18 @@ Buffer load_compute_weights(const std::filesystem::path& checkpoint, const Param
 
 }  // namespace
 
-TrainedModel TrainedModel::load(const RunConfig& config, const std::string& checkpoint_or_empty, Communicator& ranks,
-                                TensorPart part) {
+Mesh mesh_of(const RunConfig& config, Communicator& ranks) {
+  return {ranks, ranks.size() == 1 ? 1 : config.parallel.tensor};
+}
+
+TrainedModel TrainedModel::load(const RunConfig& config, const std::string& checkpoint_or_empty, Mesh& mesh) {
   const std::filesystem::path folder =
       find_checkpoint(checkpoint_or_empty.empty() ? config.train.run : checkpoint_or_empty);
-  ranks.require_equal("checkpoint", "the checkpoint", folder.string());
-  const CheckpointInfo info = verify_checkpoint(folder, ranks);
+  mesh.world.require_equal("checkpoint", "the checkpoint", folder.string());
+  const CheckpointInfo info = verify_checkpoint(folder, mesh.world);
   Shards shards = read_shards(config.data.shards);
-  ParameterLayout layout(info.config.model, padded_vocabulary(shards.notes.prompt.vocabulary), part);
+  ParameterLayout layout(info.config.model, padded_vocabulary(shards.notes.prompt.vocabulary),
+                         {mesh.tensor.rank(), mesh.tensor.size()});
   require_same_tokenizer(info, shards.notes, config.data.shards);
   RunConfig effective = config;
   effective.model = info.config.model;

@@ -46,9 +46,11 @@ void Decoder::begin(Stream& stream, const Weights& weights, const PackedBatch& b
   NOTELLM_CHECK(vectors.empty() || vectors.rows() == count, "{} for {} notes", describe(vectors), count);
   vocabulary_ = weights.head.rows();
   find_notes(batch);
-  room_ = new_tokens;
+  room_ = 0;
+  for (const Note& n : notes_)
+    room_ = std::max(room_, std::min(new_tokens, int64_t{transformer_.config().context} - n.prompt_tokens));
   prompt_rows_ = std::ssize(batch.tokens);
-  reserve(prompt_rows_ + count * new_tokens);
+  reserve(prompt_rows_ + count * room_);
   input_.set(batch, weights.embedding.rows() * part().count, true);
   reserve_arena(count);
   arena_->rewind(0);

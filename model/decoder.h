@@ -22,8 +22,9 @@ class Decoder {
   Decoder(const ModelConfig& config, DType compute, Device device = Device::cpu, Communicator* tensor = nullptr);
 
   // Reads the prompts of a batch, each of which ends at its note's only label row, and makes room for new_tokens tokens
-  // a note. vectors: f32 [notes, note_dim] in host memory for the vectors at the note rows, or empty. Throws Error: a
-  // note with another number of label rows than one; Error(data): a prompt longer than the model's context.
+  // a note, or as many as the context leaves. vectors: f32 [notes, note_dim] in host memory for the vectors at the note
+  // rows, or empty. Throws Error: a note with another number of label rows than one; Error(data): a prompt longer than
+  // the model's context.
   void begin(Stream& stream, const Weights& weights, const PackedBatch& batch, int64_t new_tokens, Tensor vectors = {});
   // One new token of each of some notes (their places in the batch, ascending). Throws Error: no room for it.
   void step(Stream& stream, const Weights& weights, std::span<const int32_t> notes, std::span<const int32_t> tokens);

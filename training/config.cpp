@@ -55,8 +55,8 @@ void TrainConfig::fields(Fields& f) {
 }
 
 void ParallelConfig::fields(Fields& f) {
-  f.add("tensor", "ranks, neighbours, that hold one model between them (training only); the others share the notes",
-        tensor, between(1, 64));
+  f.add("tensor", "ranks, neighbours, that hold one model between them; the others share the notes", tensor,
+        between(1, 64));
   f.add("sharding", "what data ranks keep a share of: nothing; optimizer state; gradients too; parameters too",
         sharding,
         {{"none", Sharding::none},

@@ -31,15 +31,15 @@ constexpr const char* table_head =
 
 std::string table_of_report(const fs::path& path) {
   const Json report = Json::parse(read_file(path), nullptr, false);
-  const Json none;
-  const auto slices = report.is_object() && report.contains("slices") ? report["slices"] : none;
-  if (!slices.is_object() || !slices.contains("all") || !slices["all"].contains("methods"))
+  try {
+    const Json& all = report.at("slices").at("all");
+    std::string text = fmt::format("Of {} test pairs, over a pool of {} notes:\n\n{}", all.at("pairs").get<int64_t>(),
+                                   report.at("pool").get<int64_t>(), table_head);
+    for (const auto& [method, values] : all.at("methods").items()) text += table_row(method, values);
+    return text;
+  } catch (const Json::exception&) {
     fail(ErrorKind::data, "{} is not a report of 'notellm evaluate --json'", path.string());
-  const Json& all = slices["all"];
-  std::string text = fmt::format("Of {} test pairs, over a pool of {} notes:\n\n{}", all["pairs"].dump(),
-                                 report["pool"].dump(), table_head);
-  for (const auto& [method, values] : all["methods"].items()) text += table_row(method, values);
-  return text;
+  }
 }
 
 std::string table_of_metrics(const fs::path& path, int64_t last_step) {
@@ -86,13 +86,29 @@ std::string sentence_piece_config(const Tokenizer& tokenizer, int context) {
                   {"model_max_length", context}});
 }
 
-// A tokenizer.json with one more special token.
-std::string with_emb(const std::string& json, int32_t id) {
-  Json values = Json::parse(json);
+// One more special token of a tokenizer.json.
+void add_emb(Json& tokenizer, int32_t id) {
   Json token = {{"id", id}};
   token.update(added_token(std::string(emb_piece)));
-  values["added_tokens"].push_back(token);
-  return values.dump() + "\n";
+  tokenizer["added_tokens"].push_back(token);
+}
+
+// A note's vector is the last token's, which must be its text's: tokens that a template puts behind texts go. Returns
+// whether there were any.
+bool remove_ends(Json& processor) {
+  if (processor.is_null()) return false;
+  bool removed = false;
+  if (processor.at("type") == "Sequence")
+    for (Json& step : processor.at("processors")) removed = remove_ends(step) || removed;
+  if (processor.at("type") != "TemplateProcessing") return removed;
+  Json open = Json::array();
+  for (const Json& part : processor.at("single")) {
+    open.push_back(part);
+    if (part.contains("Sequence")) break;
+  }
+  removed = open != processor.at("single");
+  processor["single"] = std::move(open);
+  return removed;
 }
 
 }  // namespace
@@ -111,8 +127,15 @@ TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context) {
     return files;
   }
   std::string& json = files.at(tokenizer_file_names[1]);
-  if (!tokenizer.has_own_emb()) json = with_emb(json, tokenizer.emb());
+  Json changed = Json::parse(json);
+  bool changes = changed.contains("post_processor") && remove_ends(changed["post_processor"]);
+  if (!tokenizer.has_own_emb()) {
+    add_emb(changed, tokenizer.emb());
+    changes = true;
+  }
+  if (changes) json = changed.dump() + "\n";
   Json values = Json::parse(config);
+  if (values.contains("add_eos_token")) values["add_eos_token"] = false;
   if (!values.contains("pad_token") || values["pad_token"].is_null()) values["pad_token"] = values["eos_token"];
   if (!values.contains("tokenizer_class")) values["tokenizer_class"] = "PreTrainedTokenizerFast";  // as the json says
   values["model_max_length"] = context;

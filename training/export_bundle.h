@@ -14,7 +14,8 @@ namespace notellm {
 
 std::string generation_config(const Tokenizer& tokenizer);
 // The tokenizer's files for transformers, with [EMB] as an added token: a SentencePiece model as LlamaTokenizer takes
-// it; a tokenizer.json and tokenizer_config.json as they were, but for [EMB], a token for padding and the context.
+// it; a tokenizer.json and tokenizer_config.json as they were, but for [EMB], a token for padding, the context, and
+// tokens that a template puts behind texts, which are taken off: a note's vector is that of its last token.
 TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context);
 
 // Name and content of the modules' descriptions: transformer, last token, projection without bias, length 1. A text is

@@ -15,6 +15,7 @@ constexpr const char* llama = "LlamaForCausalLM";
 constexpr const char* mistral = "MistralForCausalLM";
 constexpr const char* qwen2 = "Qwen2ForCausalLM";
 constexpr const char* supported = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM";
+constexpr int mistral_window = 4096;  // transformers' sliding_window where the key is missing; null is none
 
 // Keys without meaning for what the model computes, or only for its training by others.
 constexpr const char* ignored_keys[] = {"_name_or_path",
@@ -25,16 +26,22 @@ constexpr const char* ignored_keys[] = {"_name_or_path",
                                         "eos_token_id",
                                         "id2label",
                                         "initializer_range",
+                                        "is_llama_config",
                                         "label2id",
+                                        "max_sequence_length",
                                         "max_window_layers",
+                                        "neftune_noise_alpha",
                                         "output_attentions",
                                         "output_hidden_states",
                                         "pad_token_id",
                                         "pretraining_tp",
                                         "return_dict",
                                         "torch_dtype",
+                                        "transformers.js_config",
                                         "transformers_version",
                                         "unk_token_id",
+                                        "unsloth_fixed",
+                                        "unsloth_version",
                                         "use_cache"};
 
 const char* type_name(ExportType type) {
@@ -74,6 +81,7 @@ class Section {
     return json_.contains(key) ? json_.at(key) : null;
   }
   bool has(const std::string& key) { return !get(key).is_null(); }
+  bool is_null(const std::string& key) const { return json_.contains(key) && json_.at(key).is_null(); }
 
   int integer(const std::string& key, int low, int high) {
     const Json& value = needed(key);
@@ -173,10 +181,12 @@ void read_options(Section& top, const std::string& architecture, ModelConfig& c)
   top.only("attention_bias", false);
   top.only("mlp_bias", false);
   top.only("partial_rotary_factor", 1.0);
+  top.only("rope_interleaved", false);
   top.only("use_mrope", false);
   c.qkv_bias = architecture == qwen2;
-  if (architecture == mistral && top.has("sliding_window")) {
-    if (const int window = top.integer("sliding_window", 1, 1 << 30); window < c.context)
+  if (architecture == mistral && !top.is_null("sliding_window")) {
+    const int window = top.has("sliding_window") ? top.integer("sliding_window", 1, 1 << 30) : mistral_window;
+    if (window < c.context)
       top.bad(
           "sliding_window is {}, shorter than max_position_embeddings {}: windows are not supported; to use the model "
           "for at most {} tokens, where they are the same, set max_position_embeddings to that",

@@ -22,11 +22,11 @@ struct HuggingFaceModel {
 };
 
 // Of a folder's config.json, as transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters) writes it:
-// LlamaForCausalLM; MistralForCausalLM, whose sliding_window must be null or not shorter than the context;
-// Qwen2ForCausalLM without sliding window. All keys must be known: one that is not might change what the model
-// computes. Throws Error(io): no such file; Error(checkpoint), naming the file, the key and what is supported: an
-// architecture or a value that is not, a key that is missing, unknown or contradicts another, sizes that do not fit
-// each other.
+// LlamaForCausalLM; MistralForCausalLM, whose sliding_window (4,096 where it is missing) must be null or not shorter
+// than the context; Qwen2ForCausalLM without sliding window. All keys must be known: one that is not might change what
+// the model computes. Throws Error(io): no such file; Error(checkpoint), naming the file, the key and what is
+// supported: an architecture or a value that is not, a key that is missing, unknown or contradicts another, sizes that
+// do not fit each other.
 HuggingFaceModel read_hugging_face_config(const std::filesystem::path& folder);
 
 }  // namespace notellm

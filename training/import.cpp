@@ -45,9 +45,11 @@ HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder, const HuggingFace
                                        bool add_emb)
     : files_(SafetensorsFile::Unaligned::left), rows_(model.vocabulary), tokens_(tokens), add_emb_(add_emb) {
   check_tokens(folder, rows_, tokens);
-  if (!fs::exists(folder / index_name) && !fs::exists(folder / "model.safetensors"))
-    fail(ErrorKind::checkpoint, "{} has neither model.safetensors nor {}: other formats are not read", folder.string(),
-         index_name);
+  const bool whole = fs::exists(folder / "model.safetensors");
+  if (whole == fs::exists(folder / index_name))
+    fail(ErrorKind::checkpoint, "{} has {}", folder.string(),
+         whole ? fmt::format("both model.safetensors and {}: take away the one that is not the model", index_name)
+               : fmt::format("neither model.safetensors nor {}: other formats are not read", index_name));
   for (const fs::path& path : model_files(folder)) files_.open(path);
   check_index(folder);
   const ParameterLayout layout(model.config, padded_vocabulary(tokens + add_emb));

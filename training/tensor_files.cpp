@@ -52,8 +52,9 @@ std::vector<fs::path> model_files(const fs::path& folder) {
   if (fs::exists(folder / index_name))
     for (const std::string& name : files_of_index(file_inside(folder, index_name)))
       paths.push_back(file_inside(folder, name));
-  else if (const char* name = "model-00001-of-00001.safetensors"; fs::exists(folder / name))
-    paths.push_back(folder / name);
+  else if (const char* old = "model-00001-of-00001.safetensors";  // of checkpoints that had no index yet
+           !fs::exists(folder / "model.safetensors") && fs::exists(folder / old))
+    paths.push_back(file_inside(folder, old));
   else
     paths.push_back(file_inside(folder, "model.safetensors"));
   return paths;

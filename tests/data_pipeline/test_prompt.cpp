@@ -315,6 +315,37 @@ Tokenizer with_expression(const char* expression) {
                                "joins");
 }
 
+// What a normaliser or an added token may do to spaces or next to them: words by themselves would have other tokens.
+TEST(Prompt, WhatIsNotKnownToCutAtSpacesIsReadWhole) {
+  const auto with = [](const char* style, const std::function<void(nlohmann::json&)>& change) {
+    auto json = nlohmann::json::parse(read_file(golden_tokenizers / style / "tokenizer.json"));
+    change(json);
+    return Tokenizer::from_files(
+        {{"tokenizer.json", json.dump()},
+         {"tokenizer_config.json", read_file(golden_tokenizers / style / "tokenizer_config.json")}},
+        style);
+  };
+  const auto replace = [&](const char* style, const char* what, const char* by) {
+    return with(style, [&](nlohmann::json& json) {
+      json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", what}}}, {"content", by}};
+    });
+  };
+  EXPECT_TRUE(with("gpt2", [](nlohmann::json&) {}).cuts_at_spaces());
+  EXPECT_FALSE(replace("gpt2", " ", "▁").cuts_at_spaces());  // "x, a": GPT-2's expression takes ",▁" together
+  EXPECT_FALSE(replace("gpt2", "_", " ").cuts_at_spaces());  // "a_  b": three spaces
+  EXPECT_FALSE(
+      with("qwen2", [](nlohmann::json& json) { json["added_tokens"][2]["single_word"] = true; }).cuts_at_spaces());
+  const auto in_one_piece = [&](bool fuses) {
+    return with("unknown", [&](nlohmann::json& json) {
+      json["pre_tokenizer"]["split"] = false;
+      json["model"]["merges"] = nlohmann::json::array();
+      json["model"]["fuse_unk"] = fuses;
+    });
+  };
+  EXPECT_TRUE(in_one_piece(false).cuts_at_spaces());
+  EXPECT_FALSE(in_one_piece(true).cuts_at_spaces());  // "é ü": one unknown token
+}
+
 // Of an expression that is not known to split at spaces, each prompt is looked at.
 TEST(Prompt, RefusesATokenizerThatJoinsOverTheSpacesOfAPrompt) {
   const Tokenizer joins = with_expression("[^x]+|x"), splits = with_expression("\\s*\\S+|\\s+");

@@ -65,10 +65,13 @@ TEST(TokenizerJson, UnknownKeysTypesAndOptionsAreErrorsThatNameThem) {
       {"llama3", "/pre_tokenizer/pretokenizers/0/pattern", {{"Glob", "*"}}, ".pattern.Glob is"},
       {"metaspace", "/pre_tokenizer/prepend_scheme", "last", "supported: always, first, never"},
       {"metaspace", "/pre_tokenizer/add_prefix_space", false, "the same as prepend_scheme"},
+      {"metaspace", "/pre_tokenizer/replacement", "__", "a character other than the space"},
       {"gpt2", "/post_processor", {{"type", "BertProcessing"}}, ".post_processor.type is \"BertProcessing\""},
       {"llama2", "/post_processor/single/0/SpecialToken/id", "<x>", ".special_tokens.<x> is missing"},
       {"llama2", "/post_processor/special_tokens/<s>/ids/0", 100000, "the id of a token"},
       {"llama2", "/post_processor/single/1/Sequence/id", "B", "the sequence A, once"},
+      {"llama2", "/post_processor/single/1/SpecialToken", {{"id", "<s>"}}, "either a SpecialToken or a Sequence"},
+      {"llama2", "/post_processor/special_tokens/<s>/ids/1", 1, "one id"},
       {"gpt2", "/decoder", nullptr, ".decoder is null"},
       {"gpt2", "/decoder", {{"type", "WordPiece"}}, "ByteLevel, ByteFallback, Metaspace"},
       {"llama2", "/decoder/decoders/3/extra", 1, ".decoder.decoders[3].extra is 1"},
@@ -101,6 +104,7 @@ TEST(TokenizerJson, VocabularyMergesAndAddedTokensMustAgree) {
       {"gpt2", "/model/merges/1", golden("gpt2")["model"]["merges"][0], "stands twice in the list"},
       {"llama2", "/model/unk_token", "<none>", ".model.unk_token is \"<none>\""},
       {"unknown", "/model/unk_token", nullptr, "characters would be dropped"},
+      {"unknown", "/model/unk_token", "</s>", "the special token </s> is the unk_token too"},
       {"gpt2", "/added_tokens/0/id", 7, "but its id must be 0, as in model.vocab"},
       {"llama3", "/added_tokens/1/id", 950, "but its id must be 901, the next one"},
       {"llama3", "/added_tokens/1/content", "", "a token that is not empty"},
@@ -120,6 +124,15 @@ TEST(TokenizerJson, VocabularyMergesAndAddedTokensMustAgree) {
     EXPECT_ERROR(data, message, read(json, golden(style, "tokenizer_config.json")));
   }
   // A text would become a special token.
+  for (const auto& [style, content] : {std::pair{"gpt2", "!"}, {"llama2", "<0x0A>"}}) {
+    Json json = golden(style);
+    Json token = json["added_tokens"][0];
+    token["content"] = content;
+    token["id"] = json["model"]["vocab"][content];
+    json["added_tokens"].push_back(token);
+    EXPECT_ERROR(data, fmt::format("the special token {} is a character's or byte's piece", content),
+                 read(json, golden(style, "tokenizer_config.json")));
+  }
   Json json = golden("gpt2");
   const Json merge = json["model"]["merges"][0];
   const std::string merged = merge[0].get<std::string>() + merge[1].get<std::string>();
@@ -128,6 +141,17 @@ TEST(TokenizerJson, VocabularyMergesAndAddedTokensMustAgree) {
   json["added_tokens"][1]["id"] = json["model"]["vocab"][merged];
   EXPECT_ERROR(data, ".model.merges gives the special token " + merged,
                read(json, golden("gpt2", "tokenizer_config.json")));
+  json = golden("qwen2");
+  for (const auto& [content, id] : {std::pair{"\u00e9", 165}, {"e\u0301", 903}})
+    json["added_tokens"].push_back({{"id", id},
+                                    {"content", content},
+                                    {"single_word", false},
+                                    {"lstrip", false},
+                                    {"rstrip", false},
+                                    {"normalized", true},
+                                    {"special", false}});
+  EXPECT_ERROR(data, "two added tokens are \u00e9 after normalisation",
+               read(json, golden("qwen2", "tokenizer_config.json")));
 }
 
 TEST(TokenizerJson, DamagedFilesAreErrors) {
@@ -141,11 +165,23 @@ TEST(TokenizerJson, DamagedFilesAreErrors) {
   EXPECT_ERROR(data, "not JSON", read("\xff" + whole, config));
   std::string nested;
   for (int i = 0; i < 100'000; ++i) nested += "{\"type\":\"Sequence\",\"normalizers\":[";
-  EXPECT_ERROR(data, "not JSON", read(nested, config));
+  EXPECT_ERROR(data, "nested more than 64 deep", read(nested, config));
+  nested.assign(1'000'000, '[').append(1'000'000, ']');
+  EXPECT_ERROR(data, "nested more than 64 deep", read(nested, config));
+  EXPECT_ERROR(data, "nested more than 64 deep", read(whole, "{\"eos_token\":" + nested + "}"));
+  std::string wide = "{\"x\":[{}";  // not quadratic: it would take minutes
+  for (int i = 0; i < 1'000'000; ++i) wide += ",{}";
+  EXPECT_ERROR(data, ".x is [{},{},", read(wide + "]}", config));
+  EXPECT_ERROR(
+      data, "aaa …, which is not supported",
+      read("{\"x\":\"" + std::string(98, 'a') + "\u732b\u732b\u732b\u732b\u732b\u732b\u732b\u732b\"}", config));
   Json json = golden("gpt2"), sequence = {{"type", "NFC"}};
   for (int i = 0; i < 20; ++i) sequence = {{"type", "Sequence"}, {"normalizers", {sequence}}};
   json["normalizer"] = sequence;
   EXPECT_ERROR(data, "nested up to 8 deep", read(json.dump(), config));
+  json = golden("smollm");
+  json["pre_tokenizer"]["pretokenizers"] = std::vector<Json>(100'000, json["pre_tokenizer"]["pretokenizers"][0]);
+  EXPECT_ERROR(data, "up to 64 steps", read(json.dump(), config));
 }
 
 TEST(TokenizerJson, WhichTokensBeginAndEndATextMustBeClear) {

@@ -215,9 +215,16 @@ class WholeWay(unittest.TestCase):
         for vector, note in zip(found, notes):
             self.assertLess(math.dist(vector, self.vectors[int(note[1:])]), 1e-5)
 
-    def test_two_ranks_give_the_same_vectors(self):
-        self.must("embed", self.config, "--output", self.folder / "two.npy", ranks=2)
-        self.expect_vectors("two.npy", [f"n{i}" for i in range(60)])
+    def test_ranks_and_tensor_groups_give_the_same_vectors(self):
+        for ranks, tensor in ((2, 1), (2, 2), (4, 2)):
+            with self.subTest(ranks=ranks, tensor=tensor):
+                self.must("embed", self.config, "--output", self.folder / "many.npy", "--set", f"parallel.tensor={tensor}", ranks=ranks)
+                self.expect_vectors("many.npy", [f"n{i}" for i in range(60)])
+        self.must("embed", self.config, "--output", self.folder / "many.npy", "--set", "parallel.tensor=2")  # alone: whole
+        self.expect_vectors("many.npy", [f"n{i}" for i in range(60)])
+        refused = run([str(word) for word in ("embed", self.config, "--output", "x.npy", "--set", "parallel.tensor=2")], 3)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("3 ranks do not divide into tensor groups of parallel.tensor 2", refused.stderr)
 
     def test_both_formats_hold_the_same_vectors(self):
         self.must("embed", self.config, "--output", self.folder / "all.h5")

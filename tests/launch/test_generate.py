@@ -157,6 +157,19 @@ class Generate(unittest.TestCase):
         self.must("evaluate", self.config, "--no-baselines", "--json", report)
         self.assertNotIn("generation", json.loads(report.read_text(encoding="utf-8")))
 
+    def test_evaluate_on_tensor_groups(self):
+        reports = []
+        for ranks, tensor in ((1, 1), (2, 2), (4, 2)):
+            report = self.folder / f"report_{ranks}.json"
+            text = self.must("evaluate", self.config, "--generation", "20", "--no-baselines", "--json", report,
+                             "--set", f"parallel.tensor={tensor}", ranks=ranks)
+            self.assertEqual(text.count("all: "), 1)  # rank 0 alone reports
+            reports.append(json.loads(report.read_text(encoding="utf-8")))
+        for report in reports[1:]:
+            self.assertEqual(report["generation"], reports[0]["generation"])
+            for name, measured in report["slices"]["all"]["methods"]["notellm"].items():
+                self.assertAlmostEqual(measured, reports[0]["slices"]["all"]["methods"]["notellm"][name], delta=0.01)
+
     def test_what_is_refused(self):
         for options, said in (
                 (["--id", "none"], "--id none"),
@@ -173,8 +186,7 @@ class Generate(unittest.TestCase):
                 (["--top-k", "3"], "--temperature above 0"),
                 (["--temperature", "1", "--top-k", "-1"], "top-k -1"),
                 (["--temperature", "1", "--top-p", "1.5"], "top-p 1.5"),
-                (["--max-tokens", "0"], "--max-tokens"),
-                (["--set", "parallel.tensor=2"], "parallel.tensor")):
+                (["--max-tokens", "0"], "--max-tokens")):
             with self.subTest(options):
                 self.assertIn(said, self.refused(2, *options))
         self.assertIn("at most 1 may be generated", self.refused(3, "--constrain", "--max-tokens", "1"))

@@ -124,6 +124,13 @@ class Import(unittest.TestCase):
         result = run(["export", str(self.folder / "run"), str(self.folder / "exported")])
         self.assertEqual(result.returncode, 4)
         self.assertIn("is there already", result.stderr)
+        shipped = [pathlib.Path(__file__).parents[2] / "configs/pretrained.yaml", "--set", "device=cpu", "precision=fp32",
+                   f"data.notes={self.folder}/notes.jsonl", 'data.title="{title}"', f"data.shards={self.folder}/shards4",
+                   f"data.clicks.files=[{self.folder}/clicks.tsv]", "data.clicks.stop_share=1", "data.cooccurrence.lower=0",
+                   "data.cooccurrence.upper=1000", f"data.tokenizer.model={self.folder}/model/tokenizer.model",
+                   f"model.from={self.folder}/model", f"train.run={self.folder}/run4", "train.steps=2", "train.pairs_per_step=8"]
+        self.must("prepare", *shipped)
+        self.must("train", *shipped)
         result = run(["train", str(config), "--set", "model.layers=3", f"train.run={self.folder}/run3"])
         self.assertEqual(result.returncode, 2)
         self.assertIn("model.layers is 3, but", result.stderr)

@@ -225,6 +225,13 @@ TEST(Decoder, Errors) {
   EXPECT_EQ(decoder.room(1), 1);
   EXPECT_ERROR(internal, "note 2 has no room",
                decoder.step(stream, model.part.weights, std::vector<int32_t>{2}, std::vector<int32_t>{3}));
+  // Room that the context does not leave takes no memory.
+  Decoder enough(model.config, DType::f32, Device::cpu, model.tensor()),
+      more(model.config, DType::f32, Device::cpu, model.tensor());
+  enough.begin(stream, model.part.weights, good, model.config.context);
+  more.begin(stream, model.part.weights, good, 1 << 20);
+  EXPECT_EQ(more.cache_bytes(), enough.cache_bytes());
+  EXPECT_EQ(more.room(0), enough.room(0));
   ModelConfig small = model.config;
   small.context = 8;
   Decoder short_decoder(small, DType::f32, Device::cpu, model.tensor());

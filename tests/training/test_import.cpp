@@ -11,6 +11,7 @@
 #include "tests/support/tiny_model.h"
 #include "training/checkpoint.h"
 #include "training/export.h"
+#include "training/export_bundle.h"
 #include "training/import.h"
 
 namespace notellm {
@@ -211,6 +212,20 @@ TEST_F(Import, ConfigOfTransformers4And5) {
   EXPECT_EQ(config_of({{"num_key_value_heads", nullptr}}).kv_heads, 4);
   EXPECT_EQ(config_of({{"rope_theta", nullptr}}).rope_theta, 10000);
   EXPECT_EQ(config_of({{"architectures", {"MistralForCausalLM"}}, {"sliding_window", 128}}).context, 128);
+  EXPECT_EQ(config_of({{"architectures", {"MistralForCausalLM"}}}).context, 128);
+  EXPECT_EQ(
+      config_of(
+          {{"architectures", {"MistralForCausalLM"}}, {"sliding_window", nullptr}, {"max_position_embeddings", 8192}})
+          .context,
+      8192);
+  // As SmolLM2 and mirrors of LLaMA have them.
+  EXPECT_EQ(config_of({{"is_llama_config", true},
+                       {"rope_interleaved", false},
+                       {"transformers.js_config", {{"kv_cache_dtype", {{"fp16", "float16"}}}}},
+                       {"unsloth_fixed", true},
+                       {"max_sequence_length", 128}})
+                .context,
+            128);
   EXPECT_TRUE(config_of({{"architectures", {"Qwen2ForCausalLM"}}, {"sliding_window", 8}, {"use_sliding_window", false}})
                   .qkv_bias);
 }
@@ -233,6 +248,7 @@ TEST_F(Import, UnsupportedOptionsAreNamed) {
   expect_bad_config("rope_theta is 10000, but rope_parameters.rope_theta is 500", "rope_parameters",
                     {{"rope_theta", 500.0}});
   expect_bad_config("partial_rotary_factor is 0.5", "partial_rotary_factor", 0.5);
+  expect_bad_config("rope_interleaved is true", "rope_interleaved", true);
   expect_bad_config("use_sliding_window is true", "use_sliding_window", true);
   expect_bad_config("layer_types has \"sliding_attention\"", "layer_types", {"full_attention", "sliding_attention"});
   expect_bad_config("hidden_size is missing", "hidden_size", nullptr);
@@ -248,6 +264,10 @@ TEST_F(Import, UnsupportedOptionsAreNamed) {
   expect_bad("sliding_window is 64, shorter than max_position_embeddings 128", [](HubModel& m) {
     m.config["architectures"][0] = "MistralForCausalLM";
     m.config["sliding_window"] = 64;
+  });
+  expect_bad("sliding_window is 4096, shorter than max_position_embeddings 8192", [](HubModel& m) {
+    m.config["architectures"][0] = "MistralForCausalLM";
+    m.config["max_position_embeddings"] = 8192;
   });
   expect_bad_folder("config.json: not JSON", [&] { write_file(hub_ / "config.json", "{"); });
   expect_bad_folder("config.json: the file is not an object", [&] { write_file(hub_ / "config.json", "[]"); });
@@ -359,6 +379,9 @@ TEST_F(Import, NothingIsReadFromOutsideOfTheFolder) {
           write_file(hub_ / "model.safetensors.index.json", index.dump());
         },
         3);
+  expect_bad_folder(
+      "has both model.safetensors and model.safetensors.index.json",
+      [&] { fs::copy_file(hub_ / "part-0.safetensors", hub_ / "model.safetensors"); }, 3);
   for (const char* name : {"model.safetensors", "config.json", "tokenizer.model"})
     expect_bad_folder("is a link out of the folder", [&] {
       fs::rename(hub_ / name, folder_ / "outside");
@@ -412,6 +435,37 @@ TEST_F(Import, ExportInAnotherType) {
   EXPECT_EQ(nlohmann::json::parse(read_file(exported_ / "config.json")).at("dtype"), "bfloat16");
 }
 
+// A template that ends texts with EOS would take the vector's place, the last token.
+TEST(ExportedTokenizer, PutsNothingBehindATextAndKeepsTheRest) {
+  const fs::path golden = fs::path(NOTELLM_SOURCE_DIR) / "tests/golden/tokenizers";
+  const auto files_of = [&](const char* style) {
+    TokenizerFiles files;
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) files[name] = read_file(golden / style / name);
+    return files;
+  };
+  const auto parsed = [](const TokenizerFiles& files, const char* name) {
+    return nlohmann::json::parse(files.at(name));
+  };
+  TokenizerFiles files = files_of("unknown");
+  auto config = parsed(files, "tokenizer_config.json");
+  config["add_eos_token"] = true;
+  files["tokenizer_config.json"] = config.dump();
+  const Tokenizer ends = Tokenizer::from_files(files, "unknown");
+  ASSERT_TRUE(ends.has_own_emb());
+  const TokenizerFiles exported = exported_tokenizer(ends, 64);
+  auto before = parsed(files, "tokenizer.json"), after = parsed(exported, "tokenizer.json");
+  EXPECT_EQ(after["post_processor"]["single"], nlohmann::json::array({before["post_processor"]["single"][0]}));
+  after["post_processor"]["single"] = before["post_processor"]["single"];
+  EXPECT_EQ(after, before);
+  EXPECT_EQ(parsed(exported, "tokenizer_config.json")["add_eos_token"], false);
+  // In a sequence: BOS stays. Nothing to take off: the bytes stay, where [EMB] is there too.
+  const TokenizerFiles llama3 = exported_tokenizer(Tokenizer::from_files(files_of("llama3"), "llama3"), 64);
+  EXPECT_EQ(parsed(llama3, "tokenizer.json")["post_processor"],
+            parsed(files_of("llama3"), "tokenizer.json")["post_processor"]);
+  const Tokenizer prefix = Tokenizer::from_files(files_of("gpt2_prefix"), "gpt2_prefix");
+  EXPECT_EQ(exported_tokenizer(prefix, 64).at("tokenizer.json"), files_of("gpt2_prefix").at("tokenizer.json"));
+}
+
 TEST_F(Import, BadCheckpointsAreNotExported) {
   HubModel model;
   model.fill();
@@ -431,8 +485,11 @@ TEST_F(Import, BadCheckpointsAreNotExported) {
   };
   expect(ErrorKind::checkpoint, "model.norm.weight has 70000, which is beyond f16", {.type = ExportType::f16});
   expect(ErrorKind::io, "report.json", {.report = folder_ / "report.json"});
-  write_file(folder_ / "report.json", "{}");
-  expect(ErrorKind::data, "is not a report of 'notellm evaluate --json'", {.report = folder_ / "report.json"});
+  for (const char* report : {"{}", "[", R"({"slices": {"all": {"methods": {}}}})",
+                             R"({"pool": 1, "slices": {"all": {"pairs": "7", "methods": {}}}})"}) {
+    write_file(folder_ / "report.json", report);
+    expect(ErrorKind::data, "is not a report of 'notellm evaluate --json'", {.report = folder_ / "report.json"});
+  }
   // A manifest that names a file outside is not followed.
   Manifest manifest = read_manifest(checkpoint_);
   manifest.files.push_back({"../hub/config.json", 1, checksum("")});
