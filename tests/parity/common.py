@@ -75,6 +75,16 @@ def write_config(folder, name, **sections):
     return path
 
 
+def put_eos_behind_texts(path, eos):
+    """Some tokenizers do so. A text's vector is its last token's, so that an export takes EOS off."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    template = next(step for step in tokenizer["post_processor"]["processors"] if step["type"] == "TemplateProcessing")
+    template["single"].append({"SpecialToken": {"id": eos, "type_id": 0}})
+    number = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == eos)
+    template["special_tokens"][eos] = {"id": eos, "ids": [number], "tokens": [eos]}
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
 def hub_models(folder):
     """Folders of the hub: random Qwen2 and LLaMA with Llama 3's frequencies, and a real one where it is there."""
     styles = ROOT / "tests/golden/tokenizers"  # of Qwen2's and Llama 3's style, of some hundred tokens
@@ -93,6 +103,7 @@ def hub_models(folder):
         model.save_pretrained(folder / name)
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(styles / name / file, folder / name)
+    put_eos_behind_texts(folder / "llama3/tokenizer.json", "<|end_of_text|>")
     shutil.copytree(SHARED / "models/stories260K", folder / "stories260K")
     return [*configs, "stories260K"]
 
