@@ -306,12 +306,12 @@ void read_template(const JsonNode& step, const Ids& ids, Surroundings& around) {
     const std::string name = part.at("SpecialToken").at("id").text();
     const JsonNode special = step.at("special_tokens").at(name);
     special.only({"id", "ids", "tokens"});
-    special.at("ids").require(special.at("ids").list().size() == 1, "one id");
-    for (const JsonNode& id : special.at("ids").list()) {
-      const auto found = std::ranges::find(ids, id.number(), [](const auto& entry) { return int64_t{entry.second}; });
-      id.require(found != ids.end(), "the id of a token");
-      (behind ? around.after : around.before).push_back(found->second);
-    }
+    const std::vector<JsonNode> numbers = special.at("ids").list();
+    special.at("ids").require(numbers.size() == 1, "one id");
+    const JsonNode& id = numbers[0];
+    const auto found = std::ranges::find(ids, id.number(), [](const auto& entry) { return int64_t{entry.second}; });
+    id.require(found != ids.end(), "the id of a token");
+    (behind ? around.after : around.before).push_back(found->second);
   }
   step.at("single").require(behind, "a template with the sequence A");
 }
