@@ -7,9 +7,8 @@ the test pairs of a folder of shards, all and cold ones, and the difference with
   compare_recall.py SHARDS a.h5 b.h5
 
 The interval is of the bootstrap over notes (Snijders and Borgatti, Connections 22, 1999): each note gets a weight, a pair the
-product of its two notes' weights, so that pairs that share a note vary together. It covers the choice of test notes, not of
-the training's seed: trainings of the same model that differ in the seed alone differ by more than their pairs tell.
-Needs numpy and h5py.
+product of its two notes' weights, so that pairs that share a note vary together. It covers the choice of test notes, not that
+of the training's seed. Needs numpy and h5py.
 """
 import argparse
 import pathlib
