@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -80,6 +81,22 @@ bool write_beside(const fs::path& path, const std::function<std::string_view()>&
   for (std::string_view piece = next(); !piece.empty(); piece = next())
     if (!write_all(file.descriptor(), piece)) return false;
   return fsync(file.descriptor()) == 0 && file.close();
+}
+
+void remove_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::remove_all(folder, error);
+  if (error) fail(ErrorKind::io, "cannot remove {}: {}", folder.string(), error.message());
+}
+
+// False, with errno, where it failed: then `folder` is as it was.
+bool rename_twice(const fs::path& made, const fs::path& folder, const fs::path& removed) {
+  if (rename(folder.c_str(), removed.c_str()) != 0) return false;
+  if (rename(made.c_str(), folder.c_str()) == 0) return true;
+  const int error = errno;
+  rename(removed.c_str(), folder.c_str());
+  errno = error;
+  return false;
 }
 
 std::string hex(XXH128_hash_t hash) {
@@ -202,13 +219,34 @@ void sync_directory(const fs::path& directory) {
     fail(ErrorKind::io, "cannot sync directory {}: {}", name.string(), std::strerror(errno));
 }
 
+void replace_folder(const fs::path& made, const fs::path& folder) {
+  const fs::path removed = made.string() + ".removed";
+  remove_folder(removed);  // of a call that was killed
+  bool renamed = renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) == 0;
+  if (!renamed && errno == ENOENT)  // there is no older one
+    renamed = rename(made.c_str(), folder.c_str()) == 0;
+  else if (!renamed && (errno == EINVAL || errno == ENOSYS))  // the file system cannot
+    renamed = rename_twice(made, folder, removed);
+  if (!renamed) fail(ErrorKind::io, "cannot rename {} to {}: {}", made.string(), folder.string(), std::strerror(errno));
+  sync_directory(folder.parent_path());
+  remove_folder(made);
+  remove_folder(removed);
+}
+
 std::string checksum(std::string_view content) { return hex(XXH3_128bits(content.data(), content.size())); }
 
+Checksum::Checksum() : state_(XXH3_createState(), [](XXH3_state_s* state) { XXH3_freeState(state); }) {
+  XXH3_128bits_reset(state_.get());
+}
+
+void Checksum::add(std::string_view piece) { XXH3_128bits_update(state_.get(), piece.data(), piece.size()); }
+
+std::string Checksum::text() const { return hex(XXH3_128bits_digest(state_.get())); }
+
 std::string checksum_file(const fs::path& path) {
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
-  XXH3_128bits_reset(state.get());
-  read_pieces(path, [&](const char* data, size_t bytes) { XXH3_128bits_update(state.get(), data, bytes); });
-  return hex(XXH3_128bits_digest(state.get()));
+  Checksum sum;
+  read_pieces(path, [&](const char* data, size_t bytes) { sum.add({data, bytes}); });
+  return sum.text();
 }
 
 uint64_t hash64(std::string_view text, uint64_t seed) { return XXH3_64bits_withSeed(text.data(), text.size(), seed); }

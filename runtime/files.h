@@ -4,9 +4,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+
+struct XXH3_state_s;  // of xxhash.h
 
 namespace notellm {
 
@@ -55,9 +58,25 @@ void require_writable(const std::filesystem::path& path);
 // Makes the entries of a directory (new files, renames) durable.
 void sync_directory(const std::filesystem::path& directory);
 
+// The folder `made` takes the name `folder`; one that had that name before is removed afterwards. Between the two,
+// atomically where the file system can, there is always a whole folder of that name; elsewhere by two renames, the old
+// one to MADE.removed (a call that is killed may leave it; the next one removes it). Syncs the parent. Throws
+// Error(io): a rename failed, and `folder` is as it was; or what was left of the old folder cannot be removed.
+void replace_folder(const std::filesystem::path& made, const std::filesystem::path& folder);
+
 // XXH3 128-bit hash as 32 hex digits.
 std::string checksum(std::string_view content);
 std::string checksum_file(const std::filesystem::path& path);
+// … of content that comes in pieces.
+class Checksum {
+ public:
+  Checksum();
+  void add(std::string_view piece);
+  std::string text() const;  // of what was added so far
+
+ private:
+  std::unique_ptr<XXH3_state_s, void (*)(XXH3_state_s*)> state_;
+};
 
 // XXH3 64-bit hash of text: stable over machines and versions (held-out users, tokenizer digests).
 uint64_t hash64(std::string_view text, uint64_t seed = 0);

@@ -1,9 +1,19 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "runtime/files.h"
@@ -140,6 +150,81 @@ TEST(Files, FailuresNameTheFileAndLeaveNothing) {
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"folder"});
 }
 
+// A folder with one file.
+void make_folder(const fs::path& folder, const std::string& content) {
+  fs::create_directory(folder);
+  write_file(folder / "a", content);
+}
+
+TEST(Files, AFolderTakesTheNameOfAnother) {
+  const test::TempDir folder;
+  make_folder(folder / "made", "first");
+  replace_folder(folder / "made", folder / "it");
+  EXPECT_EQ(read_file(folder / "it" / "a"), "first");
+  make_folder(folder / "made", "second");
+  write_file(folder / "it" / "b", "of the first alone");
+  make_folder(folder / "made.removed", "of a killed call");
+  make_folder(folder / "it.old", "of somebody else");
+  replace_folder(folder / "made", folder / "it");
+  EXPECT_EQ(read_file(folder / "it" / "a"), "second");
+  EXPECT_EQ(names_in(folder / "it"), std::vector<std::string>{"a"});
+  EXPECT_EQ(read_file(folder / "it.old" / "a"), "of somebody else");
+  EXPECT_EQ(std::ssize(names_in(folder.path())), 2);
+  EXPECT_ERROR(io, "cannot rename " + (folder / "made").string() + " to " + (folder / "it").string() + ": No such file",
+               replace_folder(folder / "made", folder / "it"));
+  EXPECT_EQ(read_file(folder / "it" / "a"), "second");
+}
+
+// Whoever looks finds a whole folder at any time.
+TEST(Files, AFolderIsThereWhileItIsReplaced) {
+  const test::TempDir folder;
+  make_folder(folder / "it", "0");
+  std::atomic<bool> done = false;
+  int64_t missing = 0, looks = 0;
+  std::thread reader([&] {
+    struct stat unused;
+    for (; !done || looks < 1000; ++looks) missing += stat((folder / "it").c_str(), &unused) != 0;
+  });
+  for (int i = 0; i < 300; ++i) {
+    make_folder(folder / "made", std::to_string(i));
+    replace_folder(folder / "made", folder / "it");
+  }
+  done = true;
+  reader.join();
+  EXPECT_EQ(missing, 0) << "of " << looks;
+}
+
+// From here on renameat2 fails in this thread as it does where a file system cannot exchange names.
+void forbid_exchange() {
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_renameat2, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program = {std::size(code), code};
+  ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+  ASSERT_NE(renameat2(AT_FDCWD, "/a", AT_FDCWD, "/b", RENAME_EXCHANGE), 0);
+  ASSERT_EQ(errno, EINVAL);
+}
+
+TEST(Files, AFolderIsReplacedWhereNamesCannotBeExchanged) {
+  const test::TempDir folder;
+  std::thread([&] {
+    ASSERT_NO_FATAL_FAILURE(forbid_exchange());
+    make_folder(folder / "it", "first");
+    make_folder(folder / "made", "second");
+    make_folder(folder / "made.removed", "of a killed call");
+    replace_folder(folder / "made", folder / "it");
+    EXPECT_EQ(read_file(folder / "it" / "a"), "second");
+    EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"it"});
+    EXPECT_ERROR(io, "cannot rename", replace_folder(folder / "made", folder / "it"));
+    EXPECT_EQ(read_file(folder / "it" / "a"), "second");
+    EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"it"});
+  }).join();
+}
+
 TEST(Files, Checksums) {
   // Reference values of the xxhash project: XXH3 of the empty text.
   EXPECT_EQ(checksum(""), "99aa06d3014798d86001c324468d497f");
@@ -149,6 +234,10 @@ TEST(Files, Checksums) {
   const std::string content(2'500'000, 'q');  // several pieces
   write_file(folder / "a", content);
   EXPECT_EQ(checksum_file(folder / "a"), checksum(content));
+  Checksum sum;
+  for (size_t begin = 0; begin < content.size(); begin += 700'001)
+    sum.add(std::string_view(content).substr(begin, 700'001));
+  EXPECT_EQ(sum.text(), checksum(content));
   EXPECT_NE(checksum(content), checksum(std::string_view(content).substr(1)));
 }
 
