@@ -40,6 +40,7 @@ struct PromptTokens {
 struct NoteTable {
   PromptTokens prompt;
   std::string tokenizer_digest;          // of the tokenizer that made the tokens
+  std::string shards;                    // id of the shards that these are; empty: they are in none
   std::vector<std::string> ids;          // as in notes.jsonl; row = place in notes.jsonl
   std::vector<std::string> titles;       // for people
   Ragged category_input, hashtag_input;  // the note part for each task

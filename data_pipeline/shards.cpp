@@ -311,6 +311,7 @@ Shards read_shards(const fs::path& folder) {
   Shards shards;
   shards.notes.prompt = set.prompt;
   shards.notes.tokenizer_digest = set.tokenizer_digest;
+  shards.notes.shards = set.id;
   shards.notes.category_names = set.category_names;
   for (int64_t shard = 0; shard < set.note_shards(); ++shard)
     check_attributes(Hdf5File(folder / notes_shard_name(shard)), set, notes_format);

@@ -35,6 +35,7 @@ CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& not
   manifest_.vocabulary = state.layout.vocabulary();
   manifest_.tokens_in_use = notes.prompt.vocabulary;
   manifest_.tokenizer_digest = notes.tokenizer_digest;
+  manifest_.trained_on = notes.shards;
   state.shards.for_own_runs(state.layout, [&](const ShardMap::Run& run) {
     runs_.push_back(run);
     snapshot_size_ += run.count;

@@ -46,6 +46,7 @@ void write_manifest(const fs::path& checkpoint, const Manifest& m) {
                {"vocabulary", m.vocabulary},
                {"tokens_in_use", m.tokens_in_use},
                {"tokenizer_digest", m.tokenizer_digest},
+               {"shards", m.trained_on},
                {"files", files}};
   json[manifest_checksum] = checksum(compact(json));
   write_file(checkpoint / manifest_name, json.dump(2) + "\n");
@@ -69,6 +70,7 @@ Manifest read_manifest(const fs::path& checkpoint) {
   m.vocabulary = json.at("vocabulary");
   m.tokens_in_use = json.at("tokens_in_use");
   m.tokenizer_digest = json.at("tokenizer_digest");
+  m.trained_on = json.value("shards", "");
   for (const auto& [name, file] : json.at("files").items())
     m.files.push_back({name, file.at("bytes"), file.at("xxh3_128")});
   return m;

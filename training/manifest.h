@@ -27,6 +27,7 @@ struct Manifest {
   int64_t vocabulary = 0;  // rows of the embedding
   int64_t tokens_in_use = 0;
   std::string tokenizer_digest;
+  std::string trained_on;         // id of the shards; empty: imported, or of a program that did not write it
   std::vector<FileRecord> files;  // all but itself, by name
 };
 

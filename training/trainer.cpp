@@ -14,6 +14,7 @@
 #include "training/checkpoint.h"
 #include "training/checkpoint_writer.h"
 #include "training/metrics.h"
+#include "training/run_lock.h"
 #include "training/state.h"
 
 namespace notellm {
@@ -136,6 +137,9 @@ void Trainer::resume_from(const fs::path& checkpoint) {
   const std::string changes = changed_keys(info.config, config_, is_decisive);
   if (!changes.empty() && ranks_.rank() == 0)
     spdlog::warn("{} was trained with other settings, from here on: {}", checkpoint.string(), changes);
+  if (ranks_.rank() == 0 && !info.manifest.trained_on.empty() && info.manifest.trained_on != shards_.notes.shards)
+    spdlog::warn("{} was trained on other shards than {} has now: its training pairs may be among the test pairs",
+                 checkpoint.string(), config_.data.shards);
   load_state(info, state_.layout, state_.shards, state_.optimizer);
   state_.weights.refresh();
   position_ = info.manifest.position;
@@ -269,7 +273,10 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
   set_watchdog(config.train.watchdog_seconds);
   ranks.require_equal("configuration", "configuration", print_run_config(config) + resume);
   const Shards shards = read_shards(config.data.shards);
-  ranks.require_equal("shards", "set of shards in " + config.data.shards, read_shard_set(config.data.shards).id);
+  ranks.require_equal("shards", "set of shards in " + config.data.shards, shards.notes.shards);
+  std::optional<RunLock> lock;
+  if (ranks.rank() == 0) lock.emplace(config.train.run);
+  ranks.barrier("lock of the run's folder");
   const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);
   ranks.require_equal("checkpoint", "checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
   Mesh mesh(ranks, config.parallel.tensor);
@@ -281,7 +288,6 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
   else
     trainer.start_anew();
   if (ranks.rank() == 0) {
-    fs::create_directories(config.train.run);
     write_file(fs::path(config.train.run) / config_file_name, print_run_config(config));
     spdlog::info("{} notes, {} training pairs; {} ranks; metrics in {}/metrics.jsonl",
                  format_count(shards.notes.size()), format_count(static_cast<int64_t>(shards.pairs.train.size())),

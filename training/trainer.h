@@ -19,7 +19,7 @@ inline constexpr int preempted_exit_code = 85;
 //   "auto"   from the newest checkpoint, or anew when there is none
 //   else     from the checkpoint in that folder, or the newest of that run
 // A checkpoint of other settings (data, loss, optimizer, seed, …) is gone on from, with a warning that names the keys.
-// Throws Error: usage (sizes, a run that exists), data (shards), checkpoint (damaged, or of another model or
+// Throws Error: usage (sizes, a run that exists, another training in its folder), data (shards), checkpoint (damaged, or of another model or
 // tokenizer), peer (ranks that disagree), diverged after train.most_skipped_steps steps in a row with NaN or Inf.
 TrainingEnd train(const RunConfig& config, const std::string& resume, Communicator& ranks);
 

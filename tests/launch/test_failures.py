@@ -5,6 +5,7 @@ tells causes apart, and what is on disk can be gone on from. The program is fail
 test_failures.py NOTELLM MPIEXEC [unittest options]
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -186,6 +187,8 @@ class Failures(unittest.TestCase):
                     metrics = self.run_folder / "metrics.jsonl"
                     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 500):
                         time.sleep(0.01)
+                    with open(self.run_folder / "lock", encoding="utf-8") as lock, self.assertRaises(BlockingIOError):
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
                     os.kill(int(children[setting[0] - 1]) if to == "rank" else process.pid, number)
                     lines = self.finish(process, 85)
