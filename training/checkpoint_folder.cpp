@@ -18,11 +18,15 @@ constexpr const char* latest_name = "latest";
 constexpr const char* partial_suffix = ".partial";
 constexpr const char* removed_suffix = ".removed";
 
-int64_t step_of(const fs::path& checkpoint) {
+std::string checkpoint_name(int64_t step) { return fmt::format("{}{:08}", step_prefix, step); }
+
+// Of a folder that has a checkpoint's name, as checkpoint_path writes it: another beside them is not the run's.
+std::optional<int64_t> step_of(const fs::path& checkpoint) {
   const std::string name = checkpoint.filename().string();
-  int64_t step = 0;
+  if (!name.starts_with(step_prefix)) return std::nullopt;
+  int64_t step = -1;
   std::from_chars(name.data() + step_prefix.size(), name.data() + name.size(), step);
-  return step;
+  return step >= 0 && checkpoint_name(step) == name ? std::optional(step) : std::nullopt;
 }
 
 // A folder never stands half-removed under a checkpoint's name.
@@ -32,56 +36,36 @@ void remove_checkpoint(const fs::path& checkpoint) {
   fs::remove_all(removed);
 }
 
-void point_latest_at(const fs::path& checkpoint) {
-  write_file(checkpoint.parent_path() / latest_name, checkpoint.filename().string() + "\n");
-}
-
-// Makes room for a step that is saved again, by a run that went on from an older checkpoint.
-void make_room(const fs::path& checkpoint) {
-  const std::vector<fs::path> all = checkpoints_of(checkpoint.parent_path());
-  const auto place = std::lower_bound(all.begin(), all.end(), checkpoint);
-  if (place == all.begin())
-    fs::remove(checkpoint.parent_path() / latest_name);
-  else
-    point_latest_at(*std::prev(place));
-  remove_checkpoint(checkpoint);
-}
-
 }  // namespace
 
-fs::path checkpoint_path(const fs::path& run, int64_t step) {
-  return run / folder_name / fmt::format("{}{:08}", step_prefix, step);
-}
+fs::path checkpoint_path(const fs::path& run, int64_t step) { return run / folder_name / checkpoint_name(step); }
 
 fs::path partial_path(const fs::path& checkpoint) { return checkpoint.string() + partial_suffix; }
 
 std::vector<fs::path> checkpoints_of(const fs::path& folder) {
   std::vector<fs::path> found;
   if (!fs::is_directory(folder)) return found;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(step_prefix) && entry.path().extension().empty() && fs::exists(entry.path() / manifest_name))
-      found.push_back(entry.path());
-  }
-  std::sort(found.begin(), found.end());
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (step_of(entry.path()) && fs::exists(entry.path() / manifest_name)) found.push_back(entry.path());
+  std::ranges::sort(found, {}, step_of);
   return found;
 }
 
 std::string checkpoint_before(const fs::path& checkpoint) {
   const std::vector<fs::path> all = checkpoints_of(checkpoint.parent_path());
-  const auto place = std::lower_bound(all.begin(), all.end(), checkpoint);
+  const auto place = std::ranges::lower_bound(all, step_of(checkpoint), {}, step_of);
   return place == all.begin() ? "there is no checkpoint before it"
                               : fmt::format("the one before it is {0}: --resume {0}", std::prev(place)->string());
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& run) {
   const fs::path pointer = run / folder_name / latest_name;
-  if (!fs::exists(pointer)) return std::nullopt;
+  const std::vector<fs::path> all = checkpoints_of(run / folder_name);
+  if (!fs::exists(pointer)) return all.empty() ? std::nullopt : std::optional(all.back());
   std::string name = read_file(pointer);
   name.erase(name.find_last_not_of(" \n") + 1);
   const fs::path checkpoint = run / folder_name / name;
   if (!name.empty() && fs::exists(checkpoint / manifest_name)) return checkpoint;
-  const std::vector<fs::path> all = checkpoints_of(run / folder_name);
   fail(ErrorKind::checkpoint, "{} names '{}', which is not a complete checkpoint; {}", pointer.string(), name,
        all.empty() ? "there is none" : fmt::format("the newest one is {0}: --resume {0}", all.back().string()));
 }
@@ -106,16 +90,14 @@ void make_partial(const fs::path& checkpoint) {
 
 void publish(const fs::path& checkpoint) {
   sync_directory(partial_path(checkpoint));
-  if (fs::exists(checkpoint)) make_room(checkpoint);
-  fs::rename(partial_path(checkpoint), checkpoint);
-  sync_directory(checkpoint.parent_path());
-  point_latest_at(checkpoint);
+  replace_folder(partial_path(checkpoint), checkpoint);
+  write_file(checkpoint.parent_path() / latest_name, checkpoint.filename().string() + "\n");
 }
 
 void remove_old(const fs::path& checkpoint, int keep, int keep_every) {
   const std::vector<fs::path> all = checkpoints_of(checkpoint.parent_path());
   for (size_t i = 0; i + keep < all.size(); ++i)
-    if (all[i] != checkpoint && (keep_every == 0 || step_of(all[i]) % keep_every != 0)) remove_checkpoint(all[i]);
+    if (all[i] != checkpoint && (keep_every == 0 || *step_of(all[i]) % keep_every != 0)) remove_checkpoint(all[i]);
 }
 
 }  // namespace notellm

@@ -286,6 +286,37 @@ TEST_F(Checkpoint, AStepSavedAgain) {
   EXPECT_EQ(*loaded.flat.as<float>(), 42.0f);
 }
 
+TEST_F(Checkpoint, WithoutLatestItIsTheNewest) {
+  for (int step : {2, 4}) save(step);
+  fs::remove(checkpoints() / "latest");
+  EXPECT_EQ(latest_checkpoint(folder_ / "run"), at_step(4));
+  EXPECT_EQ(find_checkpoint(folder_ / "run"), at_step(4));
+  save(6);
+  EXPECT_EQ(names(), (std::vector<std::string>{"latest", "step-00000002", "step-00000004", "step-00000006"}));
+}
+
+// Copies that somebody keeps beside them are neither counted nor removed.
+TEST_F(Checkpoint, FoldersWithOtherNamesStay) {
+  save(2);
+  for (const char* name : {"step-00000002-best", "step-2", "step-4_paper", "step-000000002", "step-", "step--0000002"})
+    fs::copy(at_step(2), checkpoints() / name);
+  for (int step : {4, 6, 8}) save(step);
+  EXPECT_EQ(names(),
+            (std::vector<std::string>{"latest", "step-", "step--0000002", "step-000000002", "step-00000002-best",
+                                      "step-00000004", "step-00000006", "step-00000008", "step-2", "step-4_paper"}));
+  EXPECT_EQ(checkpoints_of(checkpoints()), (std::vector<fs::path>{at_step(4), at_step(6), at_step(8)}));
+  EXPECT_EQ(find_checkpoint(checkpoints() / "step-4_paper"), checkpoints() / "step-4_paper");
+}
+
+TEST_F(Checkpoint, AreInOrderOfTheirSteps) {
+  save(2);
+  for (const char* name : {"step-99999999", "step-100000000"}) fs::copy(at_step(2), checkpoints() / name);
+  EXPECT_EQ(checkpoints_of(checkpoints()),
+            (std::vector<fs::path>{at_step(2), checkpoints() / "step-99999999", checkpoints() / "step-100000000"}));
+  EXPECT_EQ(checkpoint_before(checkpoints() / "step-100000000").substr(0, 22),
+            "the one before it is " + std::string("/"));
+}
+
 TEST_F(Checkpoint, LeftoversOfAKilledRunAreIgnoredAndRemoved) {
   save(2);
   fs::create_directory(checkpoints() / "step-00000004.partial");
