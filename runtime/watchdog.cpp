@@ -85,9 +85,12 @@ class Watchdog {
     std::unique_lock lock(mutex_);
     bool was_stopped = false;
     while (seconds_ > 0) {
-      own().alive = steady_now();
+      const int64_t since = own().since, before = steady_now();
+      own().alive = before;
       changed_.wait_for(lock, Seconds(period()));
-      was_stopped = was_stopped || seconds_of(steady_now() - own().alive) > seconds_;
+      const double slept = seconds_of(steady_now() - before);
+      was_stopped = was_stopped || slept > seconds_;
+      if (slept > 2 * period()) forget(since, slept);
       if (mail_.answer) mail_.answer(own());
       const bool inside = own().inside.load(std::memory_order_acquire);
       const double waited = seconds_of(steady_now() - own().since);
@@ -98,6 +101,11 @@ class Watchdog {
       for (const RankState& s : states_)
         if (seconds_ > 0 && s.process != 0 && kill(s.process, 0) != 0 && errno == ESRCH) mourn(s);
     }
+  }
+
+  // Time in which this process did not run, as a whole job may be stopped for hours and go on, is no waiting.
+  void forget(int64_t since, double slept) {
+    own().since.compare_exchange_strong(since, since + static_cast<int64_t>(1e9 * slept));
   }
 
   // A rank that was killed says nothing. The launcher is about to end all, with the exit code of the killed one; where
@@ -124,10 +132,14 @@ class Watchdog {
   }
 
   // The ranks that wait say so, all at about the same time. Then one of each host says which rank is to blame, as it
-  // sees and hears of all.
-  [[noreturn]] void bite(double waited) {
-    say(fmt::format("{} has not ended after {:.1f} s{}", own().name(), waited, in_step(own().step)));
+  // sees and hears of all; unless what was waited for has come meanwhile.
+  void bite(double waited) {
+    const int64_t since = own().since;
+    const std::string collective = own().name();
+    say(fmt::format("{} has not ended after {:.1f} s{}", collective, waited, in_step(own().step)));
     pause(std::min(1.0, seconds_));
+    if (!states_[0].has_judged && (!own().inside || own().since != since))
+      return say(fmt::format("{} has ended after all", collective));
     if (!states_[0].has_judged.exchange(true)) {
       std::vector<RankState> all(static_cast<size_t>(ranks_));
       for (RankState& s : all) s.alive = -1;

@@ -83,6 +83,22 @@ TEST(FailingRanks, AStoppedRankIsNamedAndEnded) {
   }
 }
 
+TEST(FailingRanks, ARankThatComesBeforeTheVerdictEndsNobody) {
+  const Outcome outcome = run(3, "late");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_TRUE(says(outcome, "collective 'loss' of all ranks has not ended after 1.")) << outcome.output;
+  EXPECT_TRUE(says(outcome, "collective 'loss' of all ranks has ended after all")) << outcome.output;
+  EXPECT_TRUE(says(outcome, "went on")) << outcome.output;
+}
+
+// Each waits for 2.4 s, of which it runs for 0.8; the watchdog's limit is 2.
+TEST(FailingRanks, TimeInWhichAllWereStoppedIsNoWaiting) {
+  const Outcome outcome = run(3, "suspended");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_FALSE(says(outcome, "has not ended")) << outcome.output;
+  EXPECT_TRUE(says(outcome, "went on")) << outcome.output;
+}
+
 TEST(FailingRanks, AKilledRankEndsAll) {
   const Outcome outcome = run(3, "killed");
   EXPECT_EQ(outcome.exit_code, 137) << outcome.output;
