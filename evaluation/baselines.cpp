@@ -40,6 +40,21 @@ Rank rank_by_clicks(const ClickCounts& counts, int32_t query_clicks, int32_t tar
   return rank;
 }
 
+void require_order(std::span<const Pair> scores) {
+  NOTELLM_CHECK(std::ranges::is_sorted(scores, {}, &Pair::query), "scores are not in order of query");
+}
+
+// Of scores in order of query those of one.
+std::span<const Pair> scores_of(std::span<const Pair> scores, int32_t query) {
+  const auto found = std::ranges::equal_range(scores, query, {}, &Pair::query);
+  return {found.begin(), found.end()};
+}
+
+float score_of(std::span<const Pair> of_query, int32_t target) {
+  const auto own = std::ranges::find(of_query, target, &Pair::target);
+  return own == of_query.end() ? 0.0f : own->score;
+}
+
 // Indices of the questions, those of one query together.
 std::vector<std::vector<int64_t>> questions_by_query(const Pool& pool, std::span<const Question> questions) {
   std::vector<std::vector<int64_t>> of_query(pool.size());
@@ -121,24 +136,52 @@ std::vector<Pair> training_scores(const ClickLists& lists, const Pool& pool, std
 
 std::vector<Rank> cooccurrence_ranks(const Pool& pool, std::span<const Question> questions,
                                      std::span<const Pair> scores) {
-  const auto by_query = [](const Pair& a, const Pair& b) { return a.query < b.query; };
-  NOTELLM_CHECK(std::is_sorted(scores.begin(), scores.end(), by_query), "scores are not in order of query");
+  require_order(scores);
   std::vector<Rank> ranks;
   for (const Question& q : questions) {
-    const int32_t query = pool.notes[q.query], target = pool.notes[q.target];
-    const auto [begin, end] = std::equal_range(scores.begin(), scores.end(), Pair{query, 0, 0}, by_query);
-    const auto own = std::find_if(begin, end, [&](const Pair& pair) { return pair.target == target; });
-    const float score = own == end ? 0.0f : own->score;
+    const int32_t target = pool.notes[q.target];
+    const std::span<const Pair> of_query = scores_of(scores, pool.notes[q.query]);
+    const float score = score_of(of_query, target);
     Rank rank;
     int32_t scored = 0;
-    for (auto pair = begin; pair != end; ++pair) {
-      if (pair->target == target || pool.row_of[pair->target] < 0) continue;
+    for (const Pair& pair : of_query) {
+      if (pair.target == target || pool.row_of[pair.target] < 0) continue;
       ++scored;
-      rank.better += pair->score > score;
-      rank.ties += pair->score == score;
+      rank.better += pair.score > score;
+      rank.ties += pair.score == score;
     }
     if (score == 0) rank.ties += static_cast<int32_t>(pool.size()) - 2 - scored;
     ranks.push_back(rank);
+  }
+  return ranks;
+}
+
+std::vector<Rank> cooccurrence_popularity_ranks(const NoteTable& notes, const Pool& pool,
+                                                std::span<const Question> questions, std::span<const Pair> scores) {
+  require_order(scores);
+  std::vector<Rank> ranks = category_popularity_ranks(notes, pool, questions);
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const int32_t query = pool.notes[questions[i].query], target = pool.notes[questions[i].target];
+    const auto popularity = [&](int32_t note) {
+      const int32_t category = notes.category_id[query];
+      return std::pair(category >= 0 && notes.category_id[note] == category, notes.clicks[note]);
+    };
+    const std::span<const Pair> of_query = scores_of(scores, query);
+    const float score = score_of(of_query, target);
+    Rank rank = score == 0 ? ranks[i] : Rank{};
+    for (const Pair& pair : of_query) {
+      if (pair.target == target || pool.row_of[pair.target] < 0) continue;
+      const bool more = popularity(pair.target) > popularity(target);
+      const bool as_many = popularity(pair.target) == popularity(target);
+      if (score == 0) {  // counted in ranks[i] by its popularity; but its score is more
+        rank.better += !more;
+        rank.ties -= as_many;
+      } else {
+        rank.better += pair.score > score || (pair.score == score && more);
+        rank.ties += pair.score == score && as_many;
+      }
+    }
+    ranks[i] = rank;
   }
   return ranks;
 }

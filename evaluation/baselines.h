@@ -39,4 +39,9 @@ std::vector<Pair> training_scores(const ClickLists& lists, const Pool& pool, std
 std::vector<Rank> cooccurrence_ranks(const Pool& pool, std::span<const Question> questions,
                                      std::span<const Pair> scores);
 
+// The same, and notes of the same score, most of them with none, as in category_popularity_ranks: what a platform
+// without a model would do.
+std::vector<Rank> cooccurrence_popularity_ranks(const NoteTable& notes, const Pool& pool,
+                                                std::span<const Question> questions, std::span<const Pair> scores);
+
 }  // namespace notellm

@@ -1,5 +1,7 @@
 #include <cmath>
 #include <cstdio>
+#include <limits>
+#include <optional>
 
 #include "data_pipeline/notes.h"
 #include "evaluation/baselines.h"
@@ -20,23 +22,48 @@ struct EvaluateOptions : ConfigOptions {
   int generation = 0;  // notes a task; 0: none
 };
 
-// A scratch folder that goes with the object.
+// A scratch folder that goes with the object, and the folder around it where that was not there.
 class ScratchFolder {
  public:
-  explicit ScratchFolder(std::filesystem::path path) : path_(std::move(path)) {
+  ScratchFolder(const std::filesystem::path& parent, const char* name)
+      : removed_(std::filesystem::exists(parent) ? parent / name : parent), path_(parent / name) {
     std::filesystem::create_directories(path_);
   }
   ~ScratchFolder() {
     std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
+    std::filesystem::remove_all(removed_, ignored);
   }
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  std::filesystem::path path_;
+  std::filesystem::path removed_, path_;
 };
 
-// The click log again: shards hold only the best pairs of each note.
+// What baselines read again, as it was when the shards were made: the texts, and the click log, of which shards hold
+// only the best pairs of each note. The files may have moved since.
+PrepareConfig prepared_data(const PrepareConfig& now) {
+  const ShardSet set = read_shard_set(now.shards);
+  PrepareConfig data = prepared_config(now.shards);
+  const auto require_same = [&](const std::string& file, const std::string& before) {
+    if (checksum_file(file) != set.inputs.at(before))
+      fail(ErrorKind::data,
+           "{} is not what {} was prepared from ({}), and the baselines read it again: prepare again, or leave them "
+           "out with --no-baselines",
+           file, now.shards, before);
+  };
+  if (now.clicks.files.size() != data.clicks.files.size())
+    fail(ErrorKind::data,
+         "data.clicks.files names {} files, {} was prepared from {}, and the baselines read them again: prepare again, "
+         "or leave them out with --no-baselines",
+         now.clicks.files.size(), now.shards, data.clicks.files.size());
+  require_same(now.notes, data.notes);
+  for (size_t i = 0; i < now.clicks.files.size(); ++i) require_same(now.clicks.files[i], data.clicks.files[i]);
+  data.notes = now.notes;
+  data.clicks.files = now.clicks.files;
+  data.memory_mb = now.memory_mb;
+  return data;
+}
+
 ClickLists read_click_lists(const PrepareConfig& data, const std::filesystem::path& scratch) {
   NoteReader reader(data.notes, data.title);
   std::vector<Note> batch;
@@ -46,16 +73,17 @@ ClickLists read_click_lists(const PrepareConfig& data, const std::filesystem::pa
   return read_clicks(data.clicks, index, scratch, int64_t{data.memory_mb} << 20);
 }
 
-std::vector<MethodRanks> baseline_ranks(const RunConfig& config, const NoteTable& notes, const Pool& pool,
-                                        std::span<const Question> questions) {
+std::vector<MethodRanks> baseline_ranks(const PrepareConfig& data, const std::string& run, const NoteTable& notes,
+                                        const Pool& pool, std::span<const Question> questions) {
   std::vector<MethodRanks> methods;
   methods.push_back({"popularity", popularity_ranks(notes, pool, questions)});
   methods.push_back({"popularity in the category", category_popularity_ranks(notes, pool, questions)});
-  methods.push_back({"TF-IDF cosine", tfidf_ranks(config.data.notes, config.data.title, pool, questions)});
-  const ScratchFolder scratch(std::filesystem::path(config.train.run) / "evaluate.scratch");
-  const ClickLists lists = read_click_lists(config.data, scratch.path());
-  const auto scores = training_scores(lists, pool, questions, int64_t{config.data.memory_mb} << 20);
+  methods.push_back({"TF-IDF cosine", tfidf_ranks(data.notes, data.title, pool, questions)});
+  const ScratchFolder scratch(run, "evaluate.scratch");
+  const ClickLists lists = read_click_lists(data, scratch.path());
+  const auto scores = training_scores(lists, pool, questions, int64_t{data.memory_mb} << 20);
   methods.push_back({"co-occurrence", cooccurrence_ranks(pool, questions, scores)});
+  methods.push_back({"co-occurrence, popularity", cooccurrence_popularity_ranks(notes, pool, questions, scores)});
   return methods;
 }
 
@@ -69,15 +97,15 @@ std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, do
 }
 
 // Generated categories and hashtags of some notes beside the baselines'; on rank 0, the others' is of no use.
-GenerationQuality evaluate_labels(const EvaluateOptions& options, Mesh& mesh, Stream& stream, const TrainedModel& model,
-                                  const AskedLabels& asked) {
+GenerationQuality evaluate_labels(Mesh& mesh, Stream& stream, const TrainedModel& model, const AskedLabels& asked,
+                                  const std::optional<PrepareConfig>& baselines) {
   const RunConfig& config = model.config;
   const NoteTable& notes = model.shards.notes;
   const OutputReader reader(config.data.shards, notes);
   std::vector<LabelMethod> methods;
-  if (options.baselines && mesh.world.rank() == 0)
+  if (baselines)
     methods = {majority_labels(notes, asked, reader),
-               tfidf_labels(notes, asked, reader, config.data.notes, config.data.title)};
+               tfidf_labels(notes, asked, reader, baselines->notes, baselines->title)};
   const auto generate = [&](const TokenTrie* closed, int64_t most_tokens, const char* name) {
     NoteGenerator generator(config.model, config.compute(),
                             {.max_tokens = static_cast<int>(most_tokens), .sampling = {}}, config.evaluate.batch_notes,
@@ -94,16 +122,23 @@ GenerationQuality evaluate_labels(const EvaluateOptions& options, Mesh& mesh, St
   return score_labels(notes, asked, reader, methods);
 }
 
-std::vector<GenerationQuality> evaluate_generation(const EvaluateOptions& options, Mesh& mesh, Stream& stream,
-                                                   const TrainedModel& model) {
-  std::vector<GenerationQuality> slices;
-  if (options.generation == 0) return slices;
-  for (const AskedLabels& asked : ask_labels(model.shards.notes, model.shards.pairs.train, options.generation))
-    slices.push_back(evaluate_labels(options, mesh, stream, model, asked));
-  if (slices.empty())
+// Notes whose categories and hashtags are asked for.
+std::vector<AskedLabels> asked_labels(const EvaluateOptions& options, const Shards& shards) {
+  if (options.generation == 0) return {};
+  std::vector<AskedLabels> asked = ask_labels(shards.notes, shards.pairs.train, options.generation);
+  if (asked.empty())
     fail(ErrorKind::data,
-         "--generation: all notes with a category or hashtags are in training pairs: none is held out");
-  return slices;
+         "--generation: no note with a category or hashtags is in no training pair: none is held out to ask for");
+  return asked;
+}
+
+// The questions of some users of a log are only held out from a model that was trained on the same split of it.
+void warn_of_other_shards(const TrainedModel& model) {
+  if (!model.trained_on.empty() && model.trained_on != model.shards.notes.shards)
+    spdlog::warn(
+        "{} was trained on other shards than {}: their test pairs may have been its training pairs, and 'seen', "
+        "'unseen' and 'cold' may not be true of it",
+        model.checkpoint.string(), model.config.data.shards);
 }
 
 int evaluate(const EvaluateOptions& options, Communicator& ranks) {
@@ -116,6 +151,10 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   if (test.empty())
     fail(ErrorKind::data, "{} has no test pairs: raise data.clicks.heldout_share and prepare again",
          model.config.data.shards);
+  const std::vector<AskedLabels> asked = asked_labels(options, model.shards);
+  std::optional<PrepareConfig> baselines;  // on the rank that makes them
+  if (options.baselines && ranks.rank() == 0) baselines = prepared_data(model.config.data);
+  if (ranks.rank() == 0) warn_of_other_shards(model);
   const Pool pool = make_pool(notes);
   const std::vector<Question> questions = make_questions(pool, test);
   const std::vector<Slice> slices =
@@ -125,7 +164,7 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
   Embedder embedder(model.config.model, model.config.compute(), model.config.evaluate.batch_notes, model.config.device,
                     &mesh.tensor);
   std::vector<MethodRanks> methods;
-  if (options.baselines && ranks.rank() == 0) methods = baseline_ranks(model.config, notes, pool, questions);
+  if (baselines) methods = baseline_ranks(*baselines, config.train.run, notes, pool, questions);
   const Buffer memory = embed_pool(stream, mesh.data, embedder, model.weights, notes, pool, ranks.rank() == 0);
   const Tensor vectors = pool_vectors(memory, model.weights, pool);
   methods.push_back({"notellm", rank_targets(stream, ranks, vectors, questions)});
@@ -134,10 +173,14 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
     methods.push_back(
         {fmt::format("notellm + {} × popularity", weight), rank_targets(stream, ranks, vectors, questions, prior)});
   }
-  const std::vector<GenerationQuality> generation = evaluate_generation(options, mesh, stream, model);
+  if (ranks.rank() == 0) std::printf("%s", format_report(methods, slices, pool.size()).c_str());
+  std::fflush(stdout);  // before the hours that generation may take
+  std::vector<GenerationQuality> generation;
+  for (const AskedLabels& some : asked) {
+    generation.push_back(evaluate_labels(mesh, stream, model, some, baselines));
+    if (ranks.rank() == 0) std::printf("%s", format_quality(generation.back()).c_str());
+  }
   if (ranks.rank() != 0) return 0;
-  std::printf("%s", format_report(methods, slices, pool.size()).c_str());
-  for (const GenerationQuality& quality : generation) std::printf("%s", format_quality(quality).c_str());
   if (!options.json.empty()) write_file(options.json, report_json(methods, slices, pool.size(), generation));
   return 0;
 }
@@ -145,6 +188,13 @@ int evaluate(const EvaluateOptions& options, Communicator& ranks) {
 }  // namespace
 
 void add_evaluate(CLI::App& app, Action& chosen) {
+  const CLI::Validator finite(
+      [](std::string& text) {
+        double number = 0;
+        const bool is_finite = CLI::detail::lexical_cast(text, number) && std::isfinite(number);
+        return is_finite ? std::string() : text + " is not a finite number";
+      },
+      "NUMBER");
   CLI::App* command = app.add_subcommand(
       "evaluate", "Recall@k and MRR of the test pairs over the whole pool, categories and hashtags, beside baselines");
   auto options = std::make_shared<EvaluateOptions>();
@@ -152,16 +202,18 @@ void add_evaluate(CLI::App& app, Action& chosen) {
   command->add_option("--checkpoint", options->checkpoint,
                       "folder of a checkpoint or run; default: the newest of train.run");
   command->add_option("--json", options->json, "write the numbers to this file too");
-  command->add_option(
-      "--popularity-weight", options->popularity_weights,
-      "rank also with this weight × log(1 + training clicks) added to e^tau × cosine; several: a line each");
+  command
+      ->add_option(
+          "--popularity-weight", options->popularity_weights,
+          "rank also with this weight × log(1 + training clicks) added to e^tau × cosine; several: a line each")
+      ->check(finite);
   command
       ->add_option("--generation", options->generation,
                    "generate categories and hashtags of so many notes each that are in no training pair, clicked ones "
                    "and others, and score them; 0: leave it out")
       ->type_name("N")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   command->add_flag("!--no-baselines", options->baselines, "leave the baselines out");
   command->callback(
       [options, &chosen] { chosen = [options](Communicator& ranks) { return evaluate(*options, ranks); }; });

@@ -41,8 +41,15 @@ TrainedModel TrainedModel::load(const RunConfig& config, const std::string& chec
   Buffer memory = load_compute_weights(folder, layout, config.compute(), config.device, tau);
   const Weights weights(layout, memory.tensor(config.compute(), {layout.size()}));
   spdlog::info("{}: the model after step {}", folder.string(), info.manifest.position.step);
-  return {effective, folder, info.manifest.position, std::move(shards), std::move(layout), std::move(memory),
-          weights,   tau};
+  return {effective,
+          folder,
+          info.manifest.position,
+          info.manifest.trained_on,
+          std::move(shards),
+          std::move(layout),
+          std::move(memory),
+          weights,
+          tau};
 }
 
 }  // namespace notellm

@@ -21,6 +21,7 @@ struct TrainedModel {
   RunConfig config;  // as given, but `model` is the checkpoint's: what was trained decides the architecture
   std::filesystem::path checkpoint;
   TrainingPosition position;
+  std::string trained_on;  // id of the shards; empty: it is not known
   Shards shards;
   ParameterLayout layout;
   Buffer memory;    // the weights in config.compute(), on config.device

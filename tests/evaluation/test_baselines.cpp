@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -79,6 +80,23 @@ TEST(Cooccurrence, ScoredNotesFirstTheRestTies) {
       cooccurrence_ranks(pool, std::vector<Question>{{0, 1}, {0, 2}, {0, 3}, {0, 4}, {1, 0}, {2, 0}, {2, 1}}, scores),
       {{0, 1}, {0, 1}, {2, 0}, {3, 0}, {0, 3}, {0, 0}, {1, 2}});
   EXPECT_ERROR(internal, "order of query", cooccurrence_ranks(pool, {}, std::vector<Pair>{{2, 0, 1.0f}, {0, 1, 0.5f}}));
+}
+
+TEST(CooccurrencePopularity, NotesOfTheSameScoreByPopularity) {
+  const Fixture f;
+  std::vector<Pair> scores;  // of a third of the pairs, half of them the same; notes outside of the pool have some too
+  for (int32_t query = 0; query < f.notes.size(); ++query)
+    for (int32_t x = 0; x < f.notes.size(); ++x)
+      if (const int32_t n = (7 * query + 3 * x) % 12; query != x && n < 4) scores.push_back({query, x, 1.0f + n / 2});
+  const auto score = [&](int32_t query, int32_t x) {
+    const auto own = std::ranges::find_if(scores, [&](const Pair& p) { return p.query == query && p.target == x; });
+    const bool same = f.notes.category_id[query] >= 0 && f.notes.category_id[query] == f.notes.category_id[x];
+    return 100000 * (own == scores.end() ? 0 : own->score) + 1000 * same + f.notes.clicks[x];
+  };
+  expect_equal(cooccurrence_popularity_ranks(f.notes, f.pool, f.questions, scores),
+               ranks_by(f.pool, f.questions, score));
+  EXPECT_ERROR(internal, "order of query",
+               cooccurrence_popularity_ranks(f.notes, f.pool, {}, std::vector<Pair>{{2, 0, 1.0f}, {0, 1, 0.5f}}));
 }
 
 TEST(TrainingScores, AreOfAllNotesClickedLater) {

@@ -202,6 +202,39 @@ class WholeWay(unittest.TestCase):
         none = self.folder / "none" / "report.json"
         self.assertIn(str(none), self.refused(4, "evaluate", "no_config.yaml", "--json", none))
 
+    def test_baselines_read_what_the_shards_were_made_from(self):
+        expected = self.must("evaluate", self.config)
+        self.assertIn("co-occurrence, popularity", expected)
+        lines = (self.folder / "notes.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (self.folder / "moved.jsonl").write_text("".join(lines), encoding="utf-8")
+        (self.folder / "turned.jsonl").write_text("".join(reversed(lines)), encoding="utf-8")
+        (self.folder / "grown.tsv").write_text((self.folder / "clicks.tsv").read_text() + "more\tn1 n2 n3\n", encoding="utf-8")
+        for now in (["data.clicks.seed=7", "data.clicks.heldout_share=0.9", 'data.title="{id}"'],
+                    [f"data.notes={self.folder}/moved.jsonl"]):
+            self.assertEqual(self.must("evaluate", self.config, "--set", *now), expected)
+        for now in (f"data.notes={self.folder}/turned.jsonl", f"data.clicks.files=[{self.folder}/grown.tsv]",
+                    f"data.clicks.files=[{self.folder}/clicks.tsv,{self.folder}/clicks.tsv]"):
+            self.assertRegex(self.refused(3, "evaluate", self.config, "--set", now), "prepared from .*--no-baselines")
+            self.must("evaluate", self.config, "--no-baselines", "--set", now)
+
+    def test_an_evaluation_on_other_shards_is_warned_of(self):
+        other = f"data.shards={self.folder}/other_split"
+        self.must("prepare", self.config, "--set", other, "data.clicks.seed=7")
+        said = "was trained on other shards than"
+        self.assertIn(said, run(["evaluate", self.config, "--no-baselines", "--set", other]).stderr)
+        self.assertNotIn(said, run(["evaluate", self.config, "--no-baselines"]).stderr)
+        self.assertIn(said, run(["train", self.config, "--resume", "auto", "--set", other]).stderr)
+
+    def test_evaluate_refuses_odd_numbers(self):
+        self.assertIn("--generation", self.refused(2, "evaluate", self.config, "--generation", "-1"))
+        for weight in ("nan", "inf", "much"):
+            self.assertIn("is not a finite number", self.refused(2, "evaluate", self.config, "--popularity-weight", weight))
+
+    def test_evaluate_leaves_no_folder_of_a_run_that_is_not_there(self):
+        none = self.folder / "no_run"
+        self.must("evaluate", self.config, "--checkpoint", self.checkpoint, "--set", f"train.run={none}")
+        self.assertFalse(none.exists())
+
     def test_vectors_are_normalised_and_named(self):
         self.assertEqual((self.folder / "all.ids.txt").read_text().split(), [f"n{i}" for i in range(60)])
         self.assertEqual(len(self.vectors), 60)
