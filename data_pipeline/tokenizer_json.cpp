@@ -91,21 +91,27 @@ SplitStep read_split(const JsonNode& step) {
   return split;
 }
 
-void read_metaspace(const JsonNode& step, PreTokenizerSpec& spec) {
+// Of Metaspace, as pre-tokenizer and as decoder.
+PrependScheme read_prepend_scheme(const JsonNode& step) {
   step.only({"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"});
-  spec.last = PreTokenizerSpec::Last::metaspace;
-  spec.replacement = mark_of(step);
-  spec.split = step.flag_or("split", true);
   const auto scheme = step.find("prepend_scheme");
   const std::string name = scheme ? scheme->text() : "always";
-  spec.prepend = name == "always"  ? PrependScheme::always
-                 : name == "first" ? PrependScheme::first
-                                   : PrependScheme::never;
+  PrependScheme prepend = name == "always"  ? PrependScheme::always
+                          : name == "first" ? PrependScheme::first
+                                            : PrependScheme::never;
   if (scheme) scheme->require(name == "always" || name == "first" || name == "never", "always, first, never");
   // What older files say instead of prepend_scheme.
   const auto older = step.find("add_prefix_space");
-  if (older && !scheme && !older->flag()) spec.prepend = PrependScheme::never;
-  if (older) older->require(older->flag() == (spec.prepend != PrependScheme::never), "the same as prepend_scheme");
+  if (older && !scheme && !older->flag()) prepend = PrependScheme::never;
+  if (older) older->require(older->flag() == (prepend != PrependScheme::never), "the same as prepend_scheme");
+  return prepend;
+}
+
+void read_metaspace(const JsonNode& step, PreTokenizerSpec& spec) {
+  spec.last = PreTokenizerSpec::Last::metaspace;
+  spec.replacement = mark_of(step);
+  spec.split = step.flag_or("split", true);
+  spec.prepend = read_prepend_scheme(step);
 }
 
 PreTokenizerSpec read_pre_tokenizer(const std::optional<JsonNode>& node) {
@@ -133,7 +139,8 @@ PreTokenizerSpec read_pre_tokenizer(const std::optional<JsonNode>& node) {
   return spec;
 }
 
-std::vector<DecoderStep> read_decoder(const JsonNode& node) {
+// prepended: whether a space is put before texts, which decoding takes off again.
+std::vector<DecoderStep> read_decoder(const JsonNode& node, bool prepended) {
   using Kind = DecoderStep::Kind;
   constexpr const char* supported = "ByteLevel, ByteFallback, Metaspace, Fuse, Strip, Replace, Sequence";
   node.require(!node.is_null(), supported);
@@ -147,7 +154,8 @@ std::vector<DecoderStep> read_decoder(const JsonNode& node) {
       step.only({"type"});
       decoder.push_back({type == "Fuse" ? Kind::fuse : Kind::byte_fallback, {}, {}});
     } else if (type == "Metaspace") {
-      step.only({"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"});
+      step.require((read_prepend_scheme(step) != PrependScheme::never) == prepended,
+                   "a prepend_scheme that takes off what was put before the text");
       decoder.push_back({Kind::metaspace, mark_of(step), {}});
     } else if (type == "Strip") {
       step.only({"type", "content", "start", "stop"});
@@ -404,7 +412,12 @@ TokenizerSpec read_tokenizer_json(const std::string& json, const std::string& na
   spec.bpe = read_model(root.at("model"), byte_level, ids);
   spec.added = read_added(root.find("added_tokens"), ids);
   spec.size = static_cast<int32_t>(ids.size());
-  spec.decoder = read_decoder(root.at("decoder"));
+  const bool prepended = spec.pre_tokenizer.last == PreTokenizerSpec::Last::metaspace
+                             ? spec.pre_tokenizer.prepend != PrependScheme::never
+                             : std::ranges::any_of(spec.normalizer, [](const NormalizerStep& step) {
+                                 return step.kind == NormalizerStep::Kind::prepend;
+                               });
+  spec.decoder = read_decoder(root.at("decoder"), prepended);
   read_ends(root, JsonNode(parsed_config, config_name), ids, spec);
   check_specials_stay(spec, name);
   return spec;

@@ -74,6 +74,8 @@ TEST(TokenizerJson, UnknownKeysTypesAndOptionsAreErrorsThatNameThem) {
       {"llama2", "/post_processor/special_tokens/<s>/ids/1", 1, "one id"},
       {"gpt2", "/decoder", nullptr, ".decoder is null"},
       {"gpt2", "/decoder", {{"type", "WordPiece"}}, "ByteLevel, ByteFallback, Metaspace"},
+      {"unknown", "/decoder/prepend_scheme", "never", "a prepend_scheme that takes off what was put before the text"},
+      {"unknown", "/decoder/prepend_scheme", "last", "supported: always, first, never"},
       {"llama2", "/decoder/decoders/3/extra", 1, ".decoder.decoders[3].extra is 1"},
       {"gpt2", "/model/type", "Unigram", ".model.type is \"Unigram\", which is not supported; supported: BPE"},
       {"gpt2", "/model/extra", 1, ".model.extra is 1"},
