@@ -15,7 +15,7 @@ struct Parts {
   Tokens instruction, note, guidance;
 };
 
-// Examples with the same number have the same instruction: 0 for category and embed, j for hashtags.
+// Examples with the same number have the same instruction: 0 for category, j for hashtags.
 int64_t group_of(const NoteExample& example) {
   return example.task == Task::hashtags ? static_cast<int64_t>(example.topics.size()) : 0;
 }
@@ -53,16 +53,16 @@ void append_output(const NoteTable& notes, const NoteExample& example, std::vect
 }
 
 // Appends the sequence without its first `skip` tokens, which end before the note row. Returns the index in `out` of
-// the row that predicts the first output token; out.size() when the task has no output.
+// the row that predicts the first output token; out.size() when the sequence has none.
 int64_t append_example(const NoteTable& notes, const NoteExample& example, const Parts& parts, size_t skip,
                        std::vector<int32_t>& out) {
   append(parts.instruction.subspan(std::min(skip, parts.instruction.size())), out);
   append(parts.note.subspan(skip - std::min(skip, parts.instruction.size())), out);
-  if (example.task == Task::embed) return static_cast<int64_t>(out.size());
+  if (example.until == Until::note) return static_cast<int64_t>(out.size());
   out.push_back(notes.prompt.emb);
   append(parts.guidance, out);
   const int64_t first_label = static_cast<int64_t>(out.size()) - 1;
-  if (example.output) append_output(notes, example, out);
+  if (example.until == Until::output) append_output(notes, example, out);
   return first_label;
 }
 

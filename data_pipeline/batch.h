@@ -10,16 +10,17 @@
 
 namespace notellm {
 
-enum class Task : uint8_t { embed, category, hashtags };  // embed: the category prompt, up to the row before [EMB]
+enum class Task : uint8_t { category, hashtags };
+enum class Until : uint8_t { note, guidance, output };  // where a sequence ends
 
 // One note as it enters a batch.
 struct NoteExample {
   int32_t note;  // row of the note table
-  Task task = Task::embed;
+  Task task = Task::category;
   std::vector<int32_t> topics;  // hashtags task: which of the note's hashtags, j in number, in the order of output
-  // false: the output is to be generated. The sequence ends with the guidance, whose last row has the label EOS; of
-  // `topics` only the number counts.
-  bool output = true;
+  // note: only the vector is asked for. guidance: the output is to be generated; the last row of the guidance has the
+  // label EOS. In both, only the number of `topics` counts.
+  Until until = Until::output;
 };
 
 // Tokens begin .. end of the batch. Each attends to all of segment `prefix` (-1: none), then to itself and the tokens
@@ -41,14 +42,14 @@ struct PackedBatch {
 };
 
 // Writes the token sequence of an example to `out` (cleared first): instruction, note part, [EMB], guidance, output.
-// EOS is only predicted: as an input token its row would have no use, so it is in no sequence. With Task::embed the
-// sequence ends at the note row, [EMB] not included. Returns the note row, the index of the last token before [EMB].
+// EOS is only predicted: as an input token its row would have no use, so it is in no sequence; nor is [EMB] when the
+// sequence ends at the note row. Returns the note row, the index of the last token before [EMB].
 // Rows *first_label (the last guidance token, which predicts the first output token) to the end have labels: row r
-// predicts token r + 1, the last one EOS. Task::embed has none: *first_label = out.size().
+// predicts token r + 1, the last one EOS. Until::note has none: *first_label = out.size().
 int32_t compose(const NoteTable& notes, const NoteExample& example, std::vector<int32_t>& out, int32_t* first_label);
 
 // Packs examples in their order into `batch` (cleared first; its vectors keep their capacity). share_prefix: notes with
-// the same instruction (embed and category; hashtags by j) get the longest common beginning of their sequences as one
+// the same instruction (category; hashtags by j) get the longest common beginning of their sequences as one
 // prefix segment, when at least two of them share at least one token; prefix segments stand before all notes. Sharing
 // ends before the note row, so that each note row lies in its note's own segment.
 void pack(const NoteTable& notes, std::span<const NoteExample> examples, bool share_prefix, PackedBatch& batch);

@@ -120,7 +120,6 @@ PromptText prompt_text(PromptPreset preset, Task task, const Note& note) {
   PromptText text;
   text.instruction = with_count(hashtags ? texts.hashtag_instruction : texts.category_instruction, j);
   text.note = note_part(texts, note, !hashtags);
-  if (task == Task::embed) return text;
   text.guidance = with_count(hashtags ? texts.hashtag_guidance : texts.category_guidance, j);
   if (!hashtags) {
     text.output = last_output(texts, note.category);

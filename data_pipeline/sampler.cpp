@@ -34,11 +34,12 @@ NoteExample example_of(const NoteTable& notes, int32_t note, const SamplerConfig
   const auto key = [&](KeyUse use) { return random_bits(config.seed, use, 0); };
   const int64_t hashtags = notes.hashtags(note);
   const bool category = !notes.category[note].empty();
-  if (hashtags == 0) return {note, category ? Task::category : Task::embed, {}};
-  if (category && random_unit(key(task_choice), place, 0) >= config.hashtag_share) return {note, Task::category, {}};
+  if (hashtags == 0) return {note, Task::category, {}, category ? config.until : Until::note};
+  if (category && random_unit(key(task_choice), place, 0) >= config.hashtag_share)
+    return {note, Task::category, {}, config.until};
   const int64_t most = std::min(hashtags, notes.prompt.hashtag_instruction.size());
   const int64_t count = config.random_topics ? 1 + random_below(most, key(topic_count), place, 0) : 1;
-  return {note, Task::hashtags, random_subset(hashtags, count, key(topic_choice), place)};
+  return {note, Task::hashtags, random_subset(hashtags, count, key(topic_choice), place), config.until};
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ struct SamplerConfig {
   uint64_t seed = 1;
   double hashtag_share = 0.4;  // r: share of the notes with hashtags that get the hashtag task
   bool random_topics = true;   // j uniform in 1 .. number of hashtags (at most what the prompts allow); else j = 1
+  Until until = Until::output;
 };
 
 class Sampler {
@@ -24,8 +25,8 @@ class Sampler {
 
   // The two notes of slot i of step s: 0 ≤ slot < pairs_per_step. Pair number s·pairs_per_step + slot of the endless
   // sequence of epochs; each epoch is a permutation of all training pairs of its own. A note without category or
-  // hashtags gets the other task, and `embed` when it has neither. Hashtags are a uniformly drawn subset of j of the
-  // note's, in the note's order.
+  // hashtags gets the other task; with neither, its sequence ends at the note. Hashtags are a uniformly drawn subset of
+  // j of the note's, in the note's order.
   struct Slot {
     NoteExample query, target;
   };

@@ -46,7 +46,7 @@ void Embedder::embed(Stream& stream, Communicator& ranks, const Weights& weights
 void Embedder::embed_batch(Stream& stream, const Weights& weights, const NoteTable& notes,
                            std::span<const int32_t> which, Tensor out, const PassHooks& hooks) {
   examples_.clear();
-  for (int32_t note : which) examples_.push_back({note, Task::embed, {}});
+  for (int32_t note : which) examples_.push_back({note, Task::category, {}, Until::note});
   pack(notes, examples_, true, batch_);
   for (size_t i = 0; i < which.size(); ++i)
     if (batch_.positions[batch_.note_rows[i]] >= transformer_.config().context)

@@ -119,7 +119,7 @@ LabelMethod generated_labels(Stream& stream, Mesh& mesh, NoteGenerator& generato
   LabelMethod method{name, {}, {}};
   const bool show = mesh.world.rank() == 0;
   std::vector<NoteExample> examples;
-  for (const int32_t note : asked.category) examples.push_back({note, Task::category, {}, false});
+  for (const int32_t note : asked.category) examples.push_back({note, Task::category, {}, Until::guidance});
   for (const Generated& output : generator.generate(stream, mesh.data, weights, notes, examples, closed, {}, show)) {
     const std::vector<std::string> labels = reader.labels(Task::category, output.tokens);
     method.categories.push_back(labels.empty() ? "" : labels[0]);
@@ -127,7 +127,7 @@ LabelMethod generated_labels(Stream& stream, Mesh& mesh, NoteGenerator& generato
   if (closed) return method;
   examples.clear();
   for (const int32_t note : asked.hashtags) {
-    examples.push_back({note, Task::hashtags, {}, false});
+    examples.push_back({note, Task::hashtags, {}, Until::guidance});
     examples.back().topics.resize(static_cast<size_t>(notes.hashtags(note)));
   }
   for (const Generated& output : generator.generate(stream, mesh.data, weights, notes, examples, nullptr, {}, show))

@@ -74,7 +74,7 @@ std::vector<NoteExample> examples_of(const GenerateOptions& options, const NoteT
          options.topics, most);
   std::vector<NoteExample> examples;
   for (const int32_t row : rows) {
-    NoteExample example{row, options.of_hashtags() ? Task::hashtags : Task::category, {}, false};
+    NoteExample example{row, options.of_hashtags() ? Task::hashtags : Task::category, {}, Until::guidance};
     if (options.of_hashtags()) example.topics.resize(static_cast<size_t>(options.topics > 0 ? options.topics : most));
     examples.push_back(std::move(example));
   }

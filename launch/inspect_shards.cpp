@@ -63,7 +63,8 @@ void print_notes(const fs::path& folder, const NoteTable& notes, int64_t begin, 
       topics.push_back(t);
     if (!topics.empty()) print_sequence("hashtag task", tokenizer, notes, {row, Task::hashtags, topics});
     if (notes.category[row].empty() && topics.empty())
-      print_sequence("no task: neither category nor hashtags", tokenizer, notes, {row, Task::embed, {}});
+      print_sequence("no task: neither category nor hashtags", tokenizer, notes,
+                     {row, Task::category, {}, Until::note});
   }
 }
 

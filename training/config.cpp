@@ -7,7 +7,7 @@
 namespace notellm {
 
 void LossConfig::fields(Fields& f) {
-  f.add("alpha", "weight of the token loss: (contrastive + alpha·token) / (1 + alpha)", alpha, at_least(0));
+  f.add("alpha", "weight of the token loss: (contrastive + alpha·token) / (1 + alpha); 0: none", alpha, at_least(0));
   f.add("hashtag_share", "share of the notes that get the hashtag task, the rest the category task", hashtag_share,
         between(0, 1));
   f.add("random_topics", "hashtag task: a random number j of topics; false: j = 1", random_topics);

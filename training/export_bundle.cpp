@@ -60,7 +60,7 @@ std::string prompt_example(const PromptConfig& config) {
   note.title = "TITLE";
   note.content = "CONTENT";
   note.hashtags = {"TOPIC", "TOPIC"};
-  const PromptText text = prompt_text(config.preset, Task::embed, note);
+  const PromptText text = prompt_text(config.preset, Task::category, note);
   return text.instruction + text.note;
 }
 

@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "data_pipeline/batch.h"
-#include "data_pipeline/sampler.h"
-
 namespace notellm {
 namespace {
 
@@ -33,8 +30,7 @@ BatchCounts NoteStatistics::expected(int64_t notes) const {
 NoteStatistics note_statistics(const RunConfig& config, const NoteTable& notes, const PairTable& pairs) {
   if (pairs.train.empty()) fail(ErrorKind::data, "there is no training pair: a plan needs some notes to look at");
   const int64_t slots = std::min(sampled_pairs, std::ssize(pairs.train));
-  const Sampler sampler(notes, pairs, slots,
-                        {static_cast<uint64_t>(config.seed), config.loss.hashtag_share, config.loss.random_topics});
+  const Sampler sampler(notes, pairs, slots, sampler_config(config));
   std::vector<NoteExample> examples;
   for (int64_t i = 0; i < slots; ++i) {
     const Sampler::Slot slot = sampler.slot(0, i);
@@ -43,7 +39,7 @@ NoteStatistics note_statistics(const RunConfig& config, const NoteTable& notes, 
   }
   NoteStatistics statistics;
   statistics.vocabulary = padded_vocabulary(notes.prompt.vocabulary);
-  statistics.longest = longest_sequence(notes, config.model.context);
+  statistics.longest = longest_sequence(config, notes);
   PackedBatch batch;
   pack(notes, examples, false, batch);
   statistics.unshared = count(batch);

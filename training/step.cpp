@@ -8,13 +8,6 @@
 #include "runtime/stopwatch.h"
 
 namespace notellm {
-namespace {
-
-SamplerConfig sampler_config(const RunConfig& config) {
-  return {static_cast<uint64_t>(config.seed), config.loss.hashtag_share, config.loss.random_topics};
-}
-
-}  // namespace
 
 StepParts& StepParts::operator+=(const StepParts& other) {
   packing += other.packing;
@@ -52,7 +45,7 @@ TrainingStep::MicroBatch::MicroBatch(const RunConfig& config, const Transformer&
 // Enough for a micro-batch of the longest notes. On the CPU that is address space: pages that are never touched cost
 // nothing. On CUDA it is memory, taken at the start, so that a run does not find in the middle that it lacks some.
 int64_t TrainingStep::arena_bytes() {
-  const Longest longest = longest_sequence(notes_, config_.model.context);
+  const Longest longest = longest_sequence(config_, notes_);
   ArenaSizes sizes = largest_sizes(config_, longest, mesh_.data.size(), mesh_.tensor.size());
   sizes.attention_floats = std::max(sizes.attention_floats, transformer_.cudnn_workspace(sizes.notes, longest.tokens));
   return step_memory(config_, padded_vocabulary(notes_.prompt.vocabulary), mesh_.tensor.size(), sizes).arena();
@@ -71,7 +64,7 @@ void TrainingStep::make_plan(int64_t step, Plan& p) const {
       compose(notes_, *example, sequence, &first_label);
       const auto length = static_cast<int64_t>(sequence.size());
       tokens[i] += length;
-      labels[i] += example->task == Task::embed ? 0 : length - first_label;
+      labels[i] += length - first_label;
     }
   }
   p.labels = std::accumulate(labels.begin(), labels.end(), int64_t{0});

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "data_pipeline/batch.h"
 #include "kernels/infonce.h"
 #include "losses/token_loss.h"
 #include "model/tiles.h"
@@ -45,23 +44,30 @@ TransformerShape transformer_shape(const RunConfig& config, TensorPart part) {
           config.parallel.recompute == Recompute::layer, part};
 }
 
-Longest longest_sequence(const NoteTable& notes, int64_t context) {
+SamplerConfig sampler_config(const RunConfig& config) {
+  return {static_cast<uint64_t>(config.seed), config.loss.hashtag_share, config.loss.random_topics,
+          config.loss.alpha > 0 ? Until::output : Until::note};
+}
+
+Longest longest_sequence(const RunConfig& config, const NoteTable& notes) {
+  const Until until = sampler_config(config).until;
   Longest longest;
-  std::vector<int32_t> sequence, topics;
+  std::vector<int32_t> sequence;
   for (int32_t note = 0; note < notes.size(); ++note) {
-    topics.clear();
+    NoteExample category{note, Task::category, {}, until}, hashtags{note, Task::hashtags, {}, until};
     for (int64_t t = 0; t < std::min(notes.hashtags(note), notes.prompt.hashtag_guidance.size()); ++t)
-      topics.push_back(static_cast<int32_t>(t));
-    for (Task task : {Task::category, Task::hashtags}) {
-      if (task == Task::hashtags ? topics.empty() : notes.category[note].empty()) continue;
+      hashtags.topics.push_back(static_cast<int32_t>(t));
+    if (notes.category[note].empty()) category.until = Until::note;
+    for (const NoteExample* example : {&category, &hashtags}) {
+      if (example->task == Task::hashtags && example->topics.empty()) continue;
       int32_t first_label;
-      compose(notes, {note, task, task == Task::hashtags ? topics : std::vector<int32_t>()}, sequence, &first_label);
+      compose(notes, *example, sequence, &first_label);
       const auto length = static_cast<int64_t>(sequence.size());
-      if (length > context)
+      if (length > config.model.context)
         fail(ErrorKind::data,
              "note '{}' makes a sequence of {} tokens, more than model.context {}: raise model.context or lower "
              "data.prompt.max_note_tokens",
-             notes.ids[note], length, context);
+             notes.ids[note], length, config.model.context);
       longest.tokens = std::max(longest.tokens, length);
       longest.labels = std::max(longest.labels, length - first_label);
     }

@@ -2,7 +2,7 @@
 // (training/plan.h) ask it of ranks that are not there.
 #pragma once
 
-#include "data_pipeline/note_table.h"
+#include "data_pipeline/sampler.h"
 #include "model/transformer_costs.h"
 #include "runtime/mesh.h"
 #include "training/config.h"
@@ -21,11 +21,14 @@ int micro_batches(const RunConfig& config, int64_t pairs_per_group);
 FlatRange notes_of_part(int64_t notes, TensorPart part);
 TransformerShape transformer_shape(const RunConfig& config, TensorPart part);
 
-// The longest sequence of a note table, and the most labels of one. Throws Error(data): longer than the context.
+// How a step draws tasks. Without the token loss (loss.alpha 0) sequences end at the note.
+SamplerConfig sampler_config(const RunConfig& config);
+
+// The longest sequence that a step can draw, and the most labels of one. Throws Error(data): longer than the context.
 struct Longest {
   int64_t tokens = 0, labels = 0;
 };
-Longest longest_sequence(const NoteTable& notes, int64_t context);
+Longest longest_sequence(const RunConfig& config, const NoteTable& notes);
 
 // ---- memory ------------------------------------------------------------------------------------------------------
 

@@ -62,14 +62,14 @@ TEST(Compose, CategoryHashtagsAndEmbed) {
   EXPECT_EQ(out, (Ints{1, 20, 22, 31, 32, 99, 24, 25, 52, 60, 50}));
   EXPECT_EQ(first_label, 7);
 
-  EXPECT_EQ(compose(notes, {1, Task::embed, {}}, out, &first_label), 4);
+  EXPECT_EQ(compose(notes, {1, Task::category, {}, Until::note}, out, &first_label), 4);
   EXPECT_EQ(out, (Ints{1, 10, 11, 30, 31}));
   EXPECT_EQ(first_label, 5);
 }
 
 TEST(Pack, TwoNotesShareTheirBeginning) {
   const NoteTable notes = tiny_table();
-  const std::vector<NoteExample> examples = {{0, Task::category, {}}, {2, Task::embed, {}}};
+  const std::vector<NoteExample> examples = {{0, Task::category, {}}, {2, Task::category, {}, Until::note}};
   PackedBatch batch;
   pack(notes, examples, true, batch);
   EXPECT_EQ(batch.tokens, (Ints{1, 10, 11, 30, 31, /**/ 32, 99, 12, 13, 40, 41, /**/ 33, 34}));
@@ -85,7 +85,8 @@ TEST(Pack, TwoNotesShareTheirBeginning) {
 TEST(Pack, TheNoteRowStaysInItsOwnSegment) {
   const NoteTable notes = tiny_table();
   // Note 1 is the beginning of note 0, and note 3 equals note 0: at most up to note 1's note row (30 | 31).
-  const std::vector<NoteExample> examples = {{0, Task::category, {}}, {1, Task::category, {}}, {3, Task::embed, {}}};
+  const std::vector<NoteExample> examples = {
+      {0, Task::category, {}}, {1, Task::category, {}}, {3, Task::category, {}, Until::note}};
   PackedBatch batch;
   pack(notes, examples, true, batch);
   EXPECT_EQ(segments(batch), (Triples{{0, 4, -1}, {4, 11, 0}, {11, 16, 0}, {16, 18, 0}}));
@@ -94,7 +95,8 @@ TEST(Pack, TheNoteRowStaysInItsOwnSegment) {
   EXPECT_EQ(batch.label_rows, (Ints{8, 9, 10, 14, 15}));
   EXPECT_EQ(batch.labels, (Ints{40, 41, 2, 42, 2}));
 
-  pack(notes, std::vector<NoteExample>{{0, Task::embed, {}}, {3, Task::embed, {}}}, true, batch);  // identical notes
+  pack(notes, std::vector<NoteExample>{{0, Task::category, {}, Until::note}, {3, Task::category, {}, Until::note}},
+       true, batch);  // identical notes
   EXPECT_EQ(segments(batch), (Triples{{0, 5, -1}, {5, 6, 0}, {6, 7, 0}}));
   EXPECT_EQ(batch.note_rows, (Ints{5, 6}));
   EXPECT_EQ(batch.positions, (Ints{0, 1, 2, 3, 4, 5, 5}));
@@ -107,7 +109,8 @@ TEST(Pack, AnEmptyNotePartLeavesTheLastInstructionTokenToTheNote) {
   notes.category_input.push_back(Ints{});
   notes.category_input.push_back(Ints{30});
   PackedBatch batch;
-  pack(notes, std::vector<NoteExample>{{1, Task::embed, {}}, {0, Task::embed, {}}}, true, batch);
+  pack(notes, std::vector<NoteExample>{{1, Task::category, {}, Until::note}, {0, Task::category, {}, Until::note}},
+       true, batch);
   EXPECT_EQ(batch.tokens, (Ints{1, 10, /**/ 11, 30, /**/ 11}));
   EXPECT_EQ(batch.note_rows, (Ints{3, 4}));
 }
@@ -135,8 +138,8 @@ TEST(Pack, RefusesWhatTheTableDoesNotHave) {
   const NoteTable notes = tiny_table();
   PackedBatch batch;
   const auto pack_one = [&](NoteExample example) { pack(notes, std::vector<NoteExample>{example}, true, batch); };
-  EXPECT_THROW(pack_one({4, Task::embed, {}}), Error);
-  EXPECT_THROW(pack_one({-1, Task::embed, {}}), Error);
+  EXPECT_THROW(pack_one({4, Task::category, {}, Until::note}), Error);
+  EXPECT_THROW(pack_one({-1, Task::category, {}, Until::note}), Error);
   EXPECT_THROW(pack_one({0, Task::hashtags, {}}), Error);
   EXPECT_THROW(pack_one({0, Task::hashtags, {0, 1, 2}}), Error);  // prompts go to j = 2
   EXPECT_THROW(pack_one({0, Task::hashtags, {3}}), Error);
@@ -179,8 +182,9 @@ NoteTable random_table(uint64_t seed, int notes_count) {
 std::vector<NoteExample> random_examples(const NoteTable& notes, uint64_t seed, int count) {
   std::vector<NoteExample> examples;
   for (int i = 0; i < count; ++i) {
-    NoteExample example{static_cast<int32_t>(random_bits(seed, i, 1) % notes.size()), Task::embed, {}};
-    example.task = static_cast<Task>(random_bits(seed, i, 2) % 3);
+    NoteExample example{static_cast<int32_t>(random_bits(seed, i, 1) % notes.size())};
+    example.task = static_cast<Task>(random_bits(seed, i, 2) % 2);
+    example.until = static_cast<Until>(random_bits(seed, i, 4) % 3);
     const int64_t j = 1 + random_bits(seed, i, 3) % notes.hashtags(example.note);
     for (int32_t topic = 0; example.task == Task::hashtags && topic < j; ++topic) example.topics.push_back(topic);
     examples.push_back(example);
@@ -226,7 +230,7 @@ void expect_unpacks(const NoteTable& notes, const std::vector<NoteExample>& exam
     EXPECT_EQ(batch.note_ids[i], examples[i].note);
     expected.push_back(notes.prompt.eos);
     for (int32_t row = first_label; row + 1 < static_cast<int32_t>(expected.size()); ++row) {
-      if (examples[i].task == Task::embed) break;
+      if (examples[i].until == Until::note) break;
       label_rows.push_back(segment.begin + row - skipped);
       labels.push_back(expected[row + 1]);
     }

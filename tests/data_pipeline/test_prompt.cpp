@@ -109,12 +109,6 @@ TEST(Prompt, ReleasedTextsLiterally) {
             "fast.\"}，压缩为一个词：“[EMB]”。生成笔记1个话题：run。");
 }
 
-TEST(Prompt, EmbeddingNeedsNoOutput) {
-  const PromptText embed = prompt_text(PromptPreset::paper, Task::embed, shoe_note);
-  EXPECT_EQ(embed.note, prompt_text(PromptPreset::paper, Task::category, shoe_note).note);
-  EXPECT_EQ(embed.guidance + embed.output, "");
-}
-
 TEST(Prompt, TheTokensSpellTheTexts) {
   for (const PromptPreset preset : {PromptPreset::paper, PromptPreset::released}) {
     const Prompt prompt(small(), {.preset = preset, .content_tokens = 100, .max_note_tokens = 1000});

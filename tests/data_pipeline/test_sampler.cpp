@@ -42,7 +42,7 @@ struct Fixture {
 };
 
 bool same(const NoteExample& a, const NoteExample& b) {
-  return a.note == b.note && a.task == b.task && a.topics == b.topics;
+  return a.note == b.note && a.task == b.task && a.topics == b.topics && a.until == b.until;
 }
 
 TEST(Sampler, EveryEpochHasEveryPairOnceInItsOwnOrder) {
@@ -84,6 +84,17 @@ TEST(Sampler, DependsOnNothingButSeedStepAndSlot) {
   EXPECT_GT(differ, 200);
 }
 
+TEST(Sampler, SequencesEndWhereItIsTold) {
+  const Fixture f;
+  const Sampler whole(f.notes, f.pairs, 8, {}), ended(f.notes, f.pairs, 8, {.until = Until::note});
+  for (int64_t i = 0; i < 400; ++i) {
+    Sampler::Slot expected = whole.slot(i / 8, i % 8);
+    expected.query.until = expected.target.until = Until::note;
+    const Sampler::Slot slot = ended.slot(i / 8, i % 8);
+    ASSERT_TRUE(same(slot.query, expected.query) && same(slot.target, expected.target)) << i;
+  }
+}
+
 TEST(Sampler, TasksFollowWhatTheNoteHas) {
   const Fixture f;
   const Sampler sampler(f.notes, f.pairs, 10, {.hashtag_share = 0.4});
@@ -104,9 +115,10 @@ TEST(Sampler, TasksFollowWhatTheNoteHas) {
         EXPECT_EQ(example.task, Task::category);
       }
       if (example.note == 8) {
-        EXPECT_EQ(example.task, Task::embed);
+        EXPECT_EQ(example.task, Task::category);
       }
       ASSERT_EQ(example.topics.empty(), example.task != Task::hashtags);
+      ASSERT_EQ(example.until, example.note == 8 ? Until::note : Until::output);
       if (example.note > 5) continue;
       ++with_both;
       if (example.task != Task::hashtags) continue;

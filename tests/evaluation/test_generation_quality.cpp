@@ -157,7 +157,7 @@ TEST(NoteGenerator, NamesANoteThatIsTooLong) {
   NoteGenerator generator(c, DType::f32, {.max_tokens = 3, .sampling = {}}, 2);
   Stream stream;
   Communicator self = Communicator::self();
-  const std::vector<NoteExample> examples = {{5, Task::category, {}, false}};
+  const std::vector<NoteExample> examples = {{5, Task::category, {}, Until::guidance}};
   EXPECT_ERROR(data, "note '5' makes a prompt of",
                generator.generate(stream, self, weights.weights, f.shards.notes, examples, nullptr, {}, false));
 }

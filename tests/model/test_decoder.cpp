@@ -72,7 +72,7 @@ struct Model {
 std::vector<NoteExample> prompts_of(const NoteTable& notes) {
   std::vector<NoteExample> examples;
   for (int32_t i = 0; i < notes.size(); ++i) {
-    NoteExample e{i, i % 3 == 1 ? Task::hashtags : Task::category, {}, false};
+    NoteExample e{i, i % 3 == 1 ? Task::hashtags : Task::category, {}, Until::guidance};
     if (e.task == Task::hashtags) e.topics.resize(1 + i % 2);  // only their number counts
     examples.push_back(e);
   }
@@ -190,14 +190,14 @@ TEST(Decoder, VectorsAreThoseOfTheNotes) {
   Decoder decoder(model.config, DType::f32, Device::cpu, model.tensor());
   Stream stream;
   std::vector<NoteExample> examples;
-  for (int32_t i = 0; i < 5; ++i) examples.push_back({i, Task::category, {}, false});
+  for (int32_t i = 0; i < 5; ++i) examples.push_back({i, Task::category, {}, Until::guidance});
   Buffer memory(5 * 6 * 4);
   const Tensor vectors = memory.tensor(DType::f32, {5, 6});
   decoder.begin(stream, model.part.weights, packed(data.notes, examples, true), 1, vectors);
   for (int32_t i = 0; i < 5; ++i) {
     std::vector<int32_t> tokens;
     int32_t first_label;
-    const int32_t note_row = compose(data.notes, {i, Task::embed, {}}, tokens, &first_label);
+    const int32_t note_row = compose(data.notes, {i, Task::category, {}, Until::note}, tokens, &first_label);
     test::Row z = test::times(model.reference.of.at("note_head.weight"),
                               test::reference_hidden(model.config, model.reference, tokens)[note_row]);
     const double norm = std::sqrt(test::dot(z, z));
@@ -212,9 +212,9 @@ TEST(Decoder, Errors) {
   Stream stream;
   Decoder decoder(model.config, DType::f32, Device::cpu, model.tensor());
   PackedBatch batch;
-  pack(data.notes, std::vector<NoteExample>{{1, Task::category, {}, true}}, true, batch);  // with its output
+  pack(data.notes, std::vector<NoteExample>{{1, Task::category, {}}}, true, batch);  // with its output
   EXPECT_ERROR(internal, "label row", decoder.begin(stream, model.part.weights, batch, 1));
-  pack(data.notes, std::vector<NoteExample>{{1, Task::embed, {}}}, true, batch);
+  pack(data.notes, std::vector<NoteExample>{{1, Task::category, {}, Until::note}}, true, batch);
   EXPECT_ERROR(internal, "0 label rows of 1 notes", decoder.begin(stream, model.part.weights, batch, 1));
   const PackedBatch good = packed(data.notes, prompts_of(data.notes), true);
   decoder.begin(stream, model.part.weights, good, 1);

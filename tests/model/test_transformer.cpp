@@ -18,15 +18,15 @@ namespace {
 using test::tiny_model_config;
 using test::TinyModel;
 
-// The notes of the table, in turn by category, by one or two hashtags where they have them, and as `embed`.
+// The notes of the table, in turn by category, by one or two hashtags where they have them, and up to the note alone.
 std::vector<NoteExample> examples_of(const NoteTable& notes, int64_t first, int64_t count) {
   std::vector<NoteExample> examples;
   for (int64_t i = first; i < first + count; ++i) {
     const auto note = static_cast<int32_t>(i % notes.size());
-    NoteExample e{note, Task::embed, {}};
-    if (i % 3 == 0 && !notes.category[note].empty()) e.task = Task::category;
+    NoteExample e{note, Task::category, {}, Until::note};
+    if (i % 3 == 0 && !notes.category[note].empty()) e.until = Until::output;
     if (i % 3 == 1 && notes.hashtags(note) > 0) {
-      e.task = Task::hashtags;
+      e = {note, Task::hashtags, {}};
       for (int32_t t = 0; t < std::min<int64_t>(2, notes.hashtags(note)); ++t) e.topics.push_back(t);
     }
     examples.push_back(e);

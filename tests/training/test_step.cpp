@@ -92,9 +92,7 @@ void with_options(RunConfig& c) {
 }
 
 test::ReferenceLoss reference_of(const TinyStep& s, const test::ReferenceWeights& weights) {
-  const Sampler sampler(
-      s.data.notes, s.data.pairs, s.config.train.pairs_per_step,
-      {static_cast<uint64_t>(s.config.seed), s.config.loss.hashtag_share, s.config.loss.random_topics});
+  const Sampler sampler(s.data.notes, s.data.pairs, s.config.train.pairs_per_step, sampler_config(s.config));
   std::vector<NoteExample> examples;
   std::vector<double> log_q;
   for (int i = 0; i < s.config.train.pairs_per_step; ++i) {
@@ -271,6 +269,29 @@ TEST(Step, ReleasedCodeDividesTheEncodersContrastiveGradientByTheRanks) {
     const double share = p.kind == ParameterKind::temperature ? 1 : 1.0 / world.size();
     const double scale = norm_of(p.view(exact.gradients));
     for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], share * y[i], 1e-5 * scale) << p.name;
+  }
+}
+
+// The vectors do not see what stands after them: without the token loss, sequences may end at the note.
+TEST(Step, WithoutTheTokenLossSequencesEndAtTheNote) {
+  Communicator world = Communicator::world();
+  RunConfig c = tiny_config();
+  c.model.tied_head = false;
+  c.loss.alpha = 1e-9;  // its gradient is less than a rounding
+  const TinyStep whole(c, world);
+  c.loss.alpha = 0;
+  const TinyStep ended(c, world);
+  EXPECT_GT(whole.result.labels, 0);
+  EXPECT_EQ(ended.result.labels, 0);
+  EXPECT_EQ(ended.result.token, 0);
+  EXPECT_LE(ended.result.unshared_tokens + whole.result.labels, whole.result.unshared_tokens);
+  EXPECT_NEAR(ended.result.loss, whole.result.loss, 1e-6 * whole.result.loss);
+  for (const Parameter& p : whole.layout.all()) {
+    if (p.name == "lm_head.weight") {
+      EXPECT_EQ(norm_of(p.view(ended.gradients)), 0);
+    } else {
+      EXPECT_LT(difference(p, ended.gradients, whole.gradients), 1e-5) << p.name;
+    }
   }
 }
 

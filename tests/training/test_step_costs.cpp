@@ -64,8 +64,7 @@ struct Step {
   // From the notes of the step.
   void find_sizes() {
     const int64_t slots = config.train.pairs_per_step;
-    const Sampler sampler(data.notes, data.pairs, slots,
-                          {static_cast<uint64_t>(config.seed), config.loss.hashtag_share, config.loss.random_topics});
+    const Sampler sampler(data.notes, data.pairs, slots, sampler_config(config));
     std::vector<Sampler::Slot> notes;
     std::vector<int64_t> tokens;
     std::vector<int32_t> sequence;
@@ -114,6 +113,7 @@ void for_all(int ranks, const Check& check) {
             c.train.micro_batch_pairs = micro_batch;
             c.precision = precision;
             c.model.tied_head = micro_batch == 0;
+            if (sharding == Sharding::gradients) c.loss.alpha = 0;
             SCOPED_TRACE(fmt::format(
                 "{} ranks, tensor {}, sharding {}, recompute {}, micro-batches of {}, precision {}", ranks, tensor,
                 static_cast<int>(sharding), static_cast<int>(recompute), micro_batch, static_cast<int>(precision)));
@@ -175,6 +175,28 @@ TEST(StepCosts, AStepTakesAndSendsWhatIsPlanned) {
                                 s.state.gradients.memory_bytes() + s.step.arena().capacity_bytes());
     EXPECT_LE(used, plan.step.arena());
   });
+}
+
+TEST(StepCosts, TheLongestSequenceIsOneThatAStepDraws) {
+  test::TinyData data = test::tiny_data(4);
+  NoteTable& notes = data.notes;
+  // No note has hashtags; note 0 has no category either, so that its sequence ends before [EMB].
+  notes.hashtag_begin.assign(5, 0);
+  notes.hashtag_last = notes.hashtag_inner = notes.category = {};
+  for (int i = 0; i < 4; ++i) notes.category.push_back(std::vector<int32_t>(i == 0 ? 0 : 2, 8));
+  const auto longest = [&](double alpha, size_t first_note_tokens) {
+    notes.category_input = {};
+    for (int i = 0; i < 4; ++i) notes.category_input.push_back(std::vector<int32_t>(i == 0 ? first_note_tokens : 2, 9));
+    RunConfig c = tiny_config();
+    c.loss.alpha = alpha;
+    const Longest found = longest_sequence(c, notes);
+    return std::pair(found.tokens, found.labels);
+  };
+  // 3 tokens of instruction, 2 of the note, [EMB], 2 of guidance, 2 of output; EOS is a label only.
+  EXPECT_EQ(longest(0.1, 2), std::pair(int64_t{10}, int64_t{3}));
+  EXPECT_EQ(longest(0, 2), std::pair(int64_t{5}, int64_t{0}));
+  EXPECT_EQ(longest(0.1, 20), std::pair(int64_t{23}, int64_t{3}));
+  EXPECT_THROW(longest(0.1, 62), Error);
 }
 
 // Work and memory of a rank's rows fall as 1/n, gathered vectors aside. 512 rows on n ranks: what each takes beyond the

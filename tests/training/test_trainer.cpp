@@ -329,6 +329,19 @@ TEST_F(Trainer, ACheckpointOfAnotherTokenizerIsRefused) {
   EXPECT_ERROR(checkpoint, "shards of another tokenizer", train(c, "auto", world_));
 }
 
+// Categories and hashtags are optional: without any, there is the contrastive loss alone.
+TEST_F(Trainer, NotesWithoutLabels) {
+  test::TinyData data = test::tiny_data(12);
+  for (int note = 0; note < 12; ++note) data.notes.category_id[note] = -1;
+  data.notes.category = data.notes.hashtag_inner = data.notes.hashtag_last = {};
+  for (int note = 0; note < 12; ++note) data.notes.category.push_back(std::vector<int32_t>());
+  data.notes.hashtag_begin.assign(13, 0);
+  write_shards("shards3", data);
+  RunConfig c = config("run");
+  c.data.shards = folder_ / "shards3";
+  EXPECT_EQ(train(c, "never", world_), TrainingEnd::finished);
+}
+
 // Damage is found on every rank before anything is written.
 TEST_F(Trainer, ADamagedCheckpointIsRefused) {
   RunConfig c = config("run");
@@ -381,6 +394,7 @@ TEST_F(Trainer, TooFewPairs) {
   RunConfig c = config("run");
   c.train.pairs_per_step = 25;
   EXPECT_ERROR(data, "24", train(c, "never", world_));
+  world_.barrier("refused");
   EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 

@@ -48,7 +48,7 @@ struct Model {
 
 std::vector<NoteExample> prompts(const NoteTable& notes) {
   std::vector<NoteExample> examples;
-  for (int32_t i = 0; i < notes.size(); ++i) examples.push_back({i, Task::category, {}, false});
+  for (int32_t i = 0; i < notes.size(); ++i) examples.push_back({i, Task::category, {}, Until::guidance});
   return examples;
 }
 
@@ -70,7 +70,7 @@ TEST(CudaDecoder, EqualsTheDoubleModelTokenByToken) {
   std::vector<int32_t> open{0, 1, 2, 3};
   for (int32_t i : open) {
     int32_t first_label;
-    compose(data.notes, {i, Task::category, {}, false}, sequences[i], &first_label);
+    compose(data.notes, {i, Task::category, {}, Until::guidance}, sequences[i], &first_label);
   }
   for (int step = 0;; ++step) {
     const Tensor logits = decoder.logits();
