@@ -59,16 +59,18 @@ bool is_own_file(const fs::path& path) {
 }
 
 void check_config(const PrepareConfig& config) {
-  if (config.notes.empty()) fail(ErrorKind::usage, "notes: no file is given; set it to a notes.jsonl");
-  if (config.shards.empty()) fail(ErrorKind::usage, "shards: no folder is given; set it to where the shards shall go");
-  if (config.clicks.files.empty()) fail(ErrorKind::usage, "clicks.files: no file is given; set it to the click logs");
+  if (config.notes.empty()) fail(ErrorKind::usage, "data.notes: no file is given; set it to a notes.jsonl");
+  if (config.shards.empty())
+    fail(ErrorKind::usage, "data.shards: no folder is given; set it to where the shards shall go");
+  if (config.clicks.files.empty())
+    fail(ErrorKind::usage, "data.clicks.files: no file is given; set it to the click logs");
   const fs::path folder = folder_of(config);
   if (!fs::exists(folder)) return;
-  if (!fs::is_directory(folder)) fail(ErrorKind::usage, "shards: {} is not a folder", folder.string());
+  if (!fs::is_directory(folder)) fail(ErrorKind::usage, "data.shards: {} is not a folder", folder.string());
   for (const auto& entry : fs::directory_iterator(folder))
     if (!is_own_file(entry.path()))
       fail(ErrorKind::usage,
-           "shards: {} is not a file of shards, and the folder is replaced as a whole; choose another "
+           "data.shards: {} is not a file of shards, and the folder is replaced as a whole; choose another "
            "folder",
            entry.path().string());
 }
@@ -220,7 +222,7 @@ class Run {
     const int64_t taken = (int64_t{160} << 20) + 64 * index_.size(), least = int64_t{32} << 20;
     const int64_t memory = (int64_t{config_.memory_mb} << 20) - taken;
     if (memory < least)
-      fail(ErrorKind::usage, "memory_mb: {} is too little for {} notes; set at least {}", config_.memory_mb,
+      fail(ErrorKind::usage, "data.memory_mb: {} is too little for {} notes; set at least {}", config_.memory_mb,
            format_count(index_.size()), ((taken + least) >> 20) + 1);
     const ClickLists lists = read_clicks(config_.clicks, index_, partial_, memory, first());
     report_.clicks = lists.stats();
@@ -229,9 +231,10 @@ class Run {
     set_.test_pairs = spool_pairs(lists, Split::heldout, "test", memory, report_.test);
     if (set_.train_pairs == 0)
       fail(ErrorKind::data,
-           "no training pair is left: {} kept training users, {} scores under cooccurrence.lower, {} over "
-           "cooccurrence.upper; lower clicks.min_user_notes or cooccurrence.lower, or raise clicks.stop_share",
-           report_.clicks.kept_users[0], report_.train.low, report_.train.high);
+           "no training pair is left of {} training users: {} scores are under data.cooccurrence.lower ({}), {} over "
+           "data.cooccurrence.upper ({}); lower the first or raise the second",
+           report_.clicks.kept_users[0], report_.train.low, config_.cooccurrence.lower, report_.train.high,
+           config_.cooccurrence.upper);
     clicks_.assign(lists.training_users().begin(), lists.training_users().end());
     in_pool_.assign(lists.in_pool().begin(), lists.in_pool().end());
   }

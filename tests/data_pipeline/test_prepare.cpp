@@ -220,25 +220,25 @@ TEST_F(Prepare, AGivenTokenizerJsonIsTaken) {
 TEST_F(Prepare, RefusesImpossibleConfigurations) {
   const PrepareConfig good = config;
   config.notes = "";
-  EXPECT_ERROR(usage, "notes: no file is given", run());
+  EXPECT_ERROR(usage, "data.notes: no file is given", run());
   config = good;
   config.shards = "";
-  EXPECT_ERROR(usage, "shards: no folder is given", run());
+  EXPECT_ERROR(usage, "data.shards: no folder is given", run());
   config = good;
   config.clicks.files = {};
-  EXPECT_ERROR(usage, "clicks.files: no file is given", run());
+  EXPECT_ERROR(usage, "data.clicks.files: no file is given", run());
   config = good;
   config.memory_mb = 100;
-  EXPECT_ERROR(usage, "memory_mb: 100 is too little", run());
+  EXPECT_ERROR(usage, "data.memory_mb: 100 is too little", run());
   config = good;
   config.prompt.max_note_tokens = 3;
-  EXPECT_ERROR(usage, "prompt.max_note_tokens: 3 is too small", run());
+  EXPECT_ERROR(usage, "data.prompt.max_note_tokens: 3 is too small", run());
   config = good;
   config.notes = (folder / "none.jsonl").string();
   EXPECT_ERROR(io, "none.jsonl", run());
   config = good;
   config.tokenizer.vocabulary = 270;
-  EXPECT_ERROR(usage, "tokenizer.vocabulary", run());
+  EXPECT_ERROR(usage, "data.tokenizer.vocabulary", run());
   EXPECT_FALSE(fs::exists(folder / "shards"));
   EXPECT_FALSE(fs::exists(folder / "shards.partial"));
 }
