@@ -185,6 +185,7 @@ class Run {
       }
       progress.advance(std::ssize(batch));
     }
+    require_unchanged(config_.notes, reader.checksum());
     index_ = reader.take_index();
     texts_ = sample.take();
     report_.notes = reader.stats();
@@ -196,6 +197,8 @@ class Run {
     const bool given = !config_.tokenizer.model.empty();
     if (given) {
       tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::load(config_.tokenizer.model));
+      for (const fs::path& file : tokenizer_inputs(config_.tokenizer.model))
+        require_unchanged(file.string(), checksum_file(file));
     } else {
       std::string model;
       if (first()) {
@@ -225,6 +228,8 @@ class Run {
       fail(ErrorKind::usage, "data.memory_mb: {} is too little for {} notes; set at least {}", config_.memory_mb,
            format_count(index_.size()), ((taken + least) >> 20) + 1);
     const ClickLists lists = read_clicks(config_.clicks, index_, partial_, memory, first());
+    for (size_t i = 0; i < config_.clicks.files.size(); ++i)
+      require_unchanged(config_.clicks.files[i], lists.checksums()[i]);
     report_.clicks = lists.stats();
     index_ = {};
     set_.train_pairs = spool_pairs(lists, Split::train, "train", memory, report_.train);
@@ -277,7 +282,7 @@ class Run {
       }
       progress.advance(std::ssize(batch));
     }
-    if (row != set_.notes) changed();
+    require_unchanged(config_.notes, reader.checksum());
     sum({&report_.tokens, &report_.titles_cut, &report_.contents_cut, &report_.notes_shortened,
          &report_.categories_left_out, &report_.hashtags, &report_.hashtags_left_out, &report_.hashtags_beyond});
   }
@@ -303,12 +308,17 @@ class Run {
     const std::string name = fold_spaces(note.category);
     if (name.empty()) return -1;
     const auto found = std::lower_bound(set_.category_names.begin(), set_.category_names.end(), name);
-    if (found == set_.category_names.end() || *found != name) changed();
+    if (found == set_.category_names.end() || *found != name) changed(config_.notes);
     return static_cast<int32_t>(found - set_.category_names.begin());
   }
 
-  [[noreturn]] void changed() const {
-    fail(ErrorKind::data, "{}: changed while it was read; run prepare again", config_.notes);
+  [[noreturn]] void changed(const std::string& file) const {
+    fail(ErrorKind::data, "{}: changed while it was read; run prepare again", file);
+  }
+
+  // What was read is what the set's id stands for.
+  void require_unchanged(const std::string& file, const std::string& read) const {
+    if (read != set_.inputs.at(file)) changed(file);
   }
 
   void count(const NoteTokens& tokens) {
@@ -324,7 +334,7 @@ class Run {
 
   // The shard whose last row is `last`; empties the table.
   void write_shard(int64_t last, NoteTable& table) {
-    if (last >= set_.notes) changed();
+    if (last >= set_.notes) changed(config_.notes);
     const int64_t begin = last + 1 - table.size();
     table.clicks.assign(clicks_.begin() + begin, clicks_.begin() + last + 1);
     table.in_pool.assign(in_pool_.begin() + begin, in_pool_.begin() + last + 1);

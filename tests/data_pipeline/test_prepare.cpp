@@ -1,9 +1,15 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <omp.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
 #include <numeric>
+#include <thread>
 
 #include "data_pipeline/pair_spool.h"
 #include "data_pipeline/prepare.h"
@@ -164,6 +170,59 @@ TEST_F(Prepare, AnyChangeMakesThemAgain) {
   write_file(fs::path(config.shards) / "shards.json", "{");
   EXPECT_FALSE(run().up_to_date);
   EXPECT_TRUE(run().up_to_date);
+}
+
+// A click log for two readers, the k-th of which gets what content_of(k) returns, after all that this does.
+class ServedLog {
+ public:
+  ServedLog(fs::path log, std::function<std::string(int)> content_of) : log_(std::move(log)) {
+    make();
+    thread_ = std::thread([this, content_of] {
+      for (int k : {0, 1}) {
+        std::ofstream out(log_);  // waits for the reader
+        out << content_of(k);
+        make();  // the next reader is not to wait at this one's
+      }
+    });
+  }
+  ~ServedLog() {
+    const int rest = open(log_.c_str(), O_RDONLY | O_NONBLOCK);  // for readers that did not come
+    thread_.join();
+    close(rest);
+  }
+
+ private:
+  void make() const {
+    const fs::path fresh = log_.string() + ".fresh";
+    ASSERT_EQ(mkfifo(fresh.c_str(), 0600), 0);
+    fs::rename(fresh, log_);
+  }
+  const fs::path log_;
+  std::thread thread_;
+};
+
+// The log is read twice: for its checksum, after that of the notes; and between the two passes over the notes.
+TEST_F(Prepare, WhatChangesWhileItIsReadIsAnError) {
+  const fs::path log = config.clicks.files[0];
+  const std::string clicks = read_file(log), notes = read_file(config.notes);
+  const size_t second = notes.find('\n') + 1, third = notes.find('\n', second) + 1;
+  const std::string swapped = notes.substr(second, third - second) + notes.substr(0, second) + notes.substr(third);
+  for (int reader : {0, 1}) {
+    const ServedLog served(log, [&](int k) {
+      if (k == reader) write_file(config.notes, swapped);
+      return clicks;
+    });
+    EXPECT_ERROR(data, "notes.jsonl: changed while it was read; run prepare again", run());
+    write_file(config.notes, notes);
+  }
+  {
+    const ServedLog served(log, [&](int k) { return k == 0 ? clicks : clicks + "more\tn1 n2\n"; });
+    EXPECT_ERROR(data, "clicks.tsv: changed while it was read; run prepare again", run());
+  }
+  EXPECT_FALSE(fs::exists(folder / "shards"));
+  EXPECT_FALSE(fs::exists(folder / "shards.partial"));
+  const ServedLog served(log, [&](int) { return clicks; });
+  EXPECT_FALSE(run().up_to_date);
 }
 
 TEST_F(Prepare, WhatACutShortRunLeftIsCleared) {
