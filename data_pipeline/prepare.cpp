@@ -75,20 +75,26 @@ void check_config(const PrepareConfig& config) {
            entry.path().string());
 }
 
-// True when the folder holds the shards of this input and configuration, and all their files.
-bool is_up_to_date(const fs::path& folder, const ShardSet& wanted, ShardSet& found) {
+// Of all that decides the content; the rest of the set is not looked at.
+std::string id_of(const ShardSet& set) {
+  std::string identity = fmt::format("{}\n{}\n{}\n", build_format, set.config, set.tokenizer_digest);
+  for (const auto& [file, sum] : set.inputs) identity += fmt::format("{} {}\n", file, sum);
+  return checksum(identity);
+}
+
+// True when the folder holds the shards of this input and configuration, and train can read them.
+bool is_up_to_date(const fs::path& folder, ShardSet wanted) {
   if (!has_shards(folder)) return false;
-  bool complete = true;
   try {
-    found = read_shard_set(folder);
-    complete = Tokenizer::load_stored(folder).digest() == found.tokenizer_digest;
+    const ShardSet found = read_shard_set(folder);
+    wanted.tokenizer_digest = found.tokenizer_digest;
+    if (found.id != id_of(wanted)) return false;
+    check_shards(folder);
+    return true;
   } catch (const Error& error) {
     spdlog::warn("{}", error.what());
     return false;
   }
-  for (int64_t i = 0; i < found.note_shards(); ++i) complete = complete && fs::exists(folder / notes_shard_name(i));
-  for (int64_t i = 0; i < found.pair_shards(); ++i) complete = complete && fs::exists(folder / pairs_shard_name(i));
-  return complete && found.config == wanted.config && found.inputs == wanted.inputs;
 }
 
 void append_note(NoteTable& table, const Note& note, const NoteTokens& tokens, int32_t category_id) {
@@ -116,7 +122,7 @@ class Run {
 
   PrepareReport run() {
     timed("inputs", [&] { set_.inputs = checksums(config_); });
-    const bool up_to_date = ranks_.rank() == 0 && is_up_to_date(folder_, set_, report_.set);
+    const bool up_to_date = ranks_.rank() == 0 && is_up_to_date(folder_, set_);
     if (ranks_.broadcast("prepare: up to date", up_to_date ? "1" : "0", 0) == "1") {
       report_.set = read_shard_set(folder_);
       report_.up_to_date = true;
@@ -214,9 +220,7 @@ class Run {
     prompt_ = std::make_unique<Prompt>(*tokenizer_, config_.prompt);
     set_.prompt = prompt_->shared();
     set_.tokenizer_digest = tokenizer_->digest();
-    std::string identity = fmt::format("{}\n{}\n{}\n", build_format, set_.config, set_.tokenizer_digest);
-    for (const auto& [file, sum] : set_.inputs) identity += fmt::format("{} {}\n", file, sum);
-    set_.id = checksum(identity);
+    set_.id = id_of(set_);
     ranks_.require_equal("prepare: input", "configuration and input files", set_.id);
   }
 

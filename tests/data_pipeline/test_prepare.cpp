@@ -172,6 +172,36 @@ TEST_F(Prepare, AnyChangeMakesThemAgain) {
   EXPECT_TRUE(run().up_to_date);
 }
 
+TEST_F(Prepare, DamagedShardsAreMadeAgain) {
+  run();
+  const fs::path shards = config.shards;
+  const auto whole = contents(shards);
+  for (const char* name : {"notes-00000.h5", "pairs-00001.h5"}) {
+    write_file(shards / name, whole.at(name).substr(0, 1000));
+    EXPECT_FALSE(run().up_to_date) << name;
+    EXPECT_TRUE(contents(shards) == whole) << name;
+  }
+  write_file(shards / "tokenizer.model", Tokenizer::train({"other words"}, 300));
+  EXPECT_FALSE(run().up_to_date);
+  EXPECT_TRUE(contents(shards) == whole);
+}
+
+// As if an older program, whose shards of the same input are others, had made them.
+TEST_F(Prepare, ShardsWithAnotherIdAreMadeAgain) {
+  config.notes_per_shard = config.pairs_per_shard = 1 << 16;
+  const std::string id = run().set.id;
+  ShardSet other = read_shard_set(config.shards);
+  const Shards shards = read_shards(config.shards);
+  other.id = "another";
+  write_notes_shard(config.shards, other, 0, shards.notes);
+  write_pairs_shard(config.shards, other, 0, shards.pairs.train, shards.pairs.test);
+  finish_shards(config.shards, other);
+  EXPECT_NO_THROW(read_shards(config.shards));
+  const PrepareReport report = run();
+  EXPECT_FALSE(report.up_to_date);
+  EXPECT_EQ(report.set.id, id);
+}
+
 // A click log for two readers, the k-th of which gets what content_of(k) returns, after all that this does.
 class ServedLog {
  public:
