@@ -361,12 +361,7 @@ class Run {
   void publish() {
     finish_shards(partial_, set_);
     sync_directory(partial_);
-    const fs::path old = beside(folder_, ".old");
-    fs::remove_all(old);
-    if (fs::exists(folder_)) fs::rename(folder_, old);
-    fs::rename(partial_, folder_);
-    sync_directory(folder_.has_parent_path() ? folder_.parent_path() : fs::path("."));
-    fs::remove_all(old);
+    replace_folder(partial_, folder_);
   }
 
   const PrepareConfig& config_;

@@ -1,7 +1,7 @@
 // The stage `prepare`: notes and clicks to shards.
 //
 // The same input and configuration give the same bytes, whatever the number of threads and ranks. The shards are built
-// in FOLDER.partial, and renamed at the end; a run that ends early leaves an older
+// in FOLDER.partial, which takes FOLDER's place at the end (replace_folder); a run that ends early leaves an older
 // FOLDER as it was. All ranks must see the same file system. When FOLDER was made from the same input with the same
 // configuration and program format, and is not damaged, nothing is done.
 #pragma once

@@ -202,6 +202,14 @@ TEST_F(Prepare, ShardsWithAnotherIdAreMadeAgain) {
   EXPECT_EQ(report.set.id, id);
 }
 
+TEST_F(Prepare, WhatStandsBesideTheShardsStays) {
+  run();
+  fs::copy(config.shards, config.shards + ".old");
+  config.prompt.title_tokens = 7;
+  EXPECT_FALSE(run().up_to_date);
+  EXPECT_EQ(prepared_config(config.shards + ".old").prompt.title_tokens, PromptConfig{}.title_tokens);
+}
+
 // A click log for two readers, the k-th of which gets what content_of(k) returns, after all that this does.
 class ServedLog {
  public:
