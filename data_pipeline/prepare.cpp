@@ -154,9 +154,10 @@ class Run {
     if (seconds > 1) spdlog::info("prepare: {} took {}", stage, format_seconds(seconds));
   }
 
+  // By rank 0 alone, whose error is said first: that the folder is gone must not be taken for the cause.
   void discard() const {
     std::error_code ignored;
-    fs::remove_all(partial_, ignored);
+    if (first()) fs::remove_all(partial_, ignored);
   }
 
   void build() {

@@ -52,7 +52,7 @@ struct PrepareReport {
 
 // Called by all ranks together. Throws Error(usage): a key without value, memory_mb too small, a folder that holds
 // other files; Error(data), Error(io): see notes.h, clicks.h, tokenizer.h; an input that is no longer what its checksum
-// says; no training pair is left.
+// says; no training pair is left. Where rank 0 fails, it removes FOLDER.partial; what stays, the next run removes.
 PrepareReport prepare(const PrepareConfig& config, Communicator& ranks);
 
 // The configuration that made the shards in a folder (`shards` set to the folder), for whoever tokenises new text
