@@ -8,9 +8,9 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <fstream>
 
 #include "runtime/error.h"
-#include "runtime/files.h"
 
 namespace notellm {
 namespace {
@@ -18,6 +18,19 @@ namespace {
 bool is_heldout(const ClicksConfig& config, std::string_view user) {
   const uint64_t hash = hash64(user, static_cast<uint64_t>(config.seed));
   return static_cast<double>(hash >> 11) * 0x1p-53 < config.heldout_share;
+}
+
+// Whether a line with this third field is a header.
+bool names_field(std::string_view field) {
+  return !field.empty() && (std::isalpha(static_cast<unsigned char>(field[0])) || field[0] == '"');
+}
+
+bool has_header(const std::string& file) {
+  std::ifstream stream(file);
+  std::string line;
+  std::getline(stream, line);
+  const size_t first = line.find(','), second = line.find(',', first + 1);
+  return first != line.npos && second != line.npos && names_field(std::string_view(line).substr(second + 1));
 }
 
 // What is wrong with one line; the caller adds file and line number.
@@ -56,7 +69,9 @@ class BlockParser {
  private:
   void list(std::string_view line) {
     const size_t tab = line.find('\t');
-    if (tab == std::string_view::npos) throw BadLine{"no tab after the user; expected: user<TAB>id id id …"};
+    if (tab == std::string_view::npos)
+      throw BadLine{fmt::format("no tab after the user; expected: user<TAB>id id id …{}",
+                                line.find(',') == line.npos ? "" : "; to read CSV, set data.clicks.format to csv")};
     if (tab == 0) throw BadLine{"the user is empty; expected: user<TAB>id id id …"};
     UserClicks user = begin_user(line.substr(0, tab));
     const char* p = line.data() + tab;
@@ -79,8 +94,7 @@ class BlockParser {
       throw BadLine{"expected three fields: user,note,timestamp"};
     const std::string_view user = line.substr(0, first), note = line.substr(first + 1, second - first - 1);
     const std::string_view time_text = line.substr(second + 1);
-    const bool may_be_header = block_.first_of_file && block_.lines == 0 && !time_text.empty();
-    if (may_be_header && (std::isalpha(static_cast<unsigned char>(time_text[0])) || time_text[0] == '"')) return;
+    if (block_.first_of_file && block_.lines == 0 && names_field(time_text)) return;
     if (line.find('"') != std::string_view::npos)
       throw BadLine{"quoted fields are not read; write them without quotes"};
     if (user.empty() || note.empty()) throw BadLine{fmt::format("the {} is empty", user.empty() ? "user" : "note")};
@@ -126,7 +140,11 @@ class BlockParser {
 std::string out_of_order(const ClicksConfig& config, const std::string& what) {
   std::string files;
   for (const std::string& file : config.files) files += " " + file;
-  return fmt::format("{}; a CSV log must be sorted by user, then time: LC_ALL=C sort -t, -k1,1 -k3,3n{}", what, files);
+  constexpr const char* sort = "LC_ALL=C sort -t, -k1,1 -k3,3n";
+  std::string command = sort + files;
+  if (std::ranges::any_of(config.files, has_header))  // which must not be sorted into the lines
+    command = fmt::format(R"(awk -F, 'FNR > 1 || $3 !~ /^["A-Za-z]/'{} | {})", files, sort);
+  return fmt::format("{}; a CSV log must be sorted by user, then time: {}", what, command);
 }
 
 void parse_clicks(const ClicksConfig& config, const NoteIndex& notes, ClickBlock& block) {
@@ -152,6 +170,7 @@ void ClickBlockReader::open() {
   descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor_ < 0) fail(ErrorKind::io, "{}: cannot be read: {}", file, std::strerror(errno));
   first_of_file_ = true;
+  checksum_.emplace();
 }
 
 bool ClickBlockReader::read_into(std::string& text) {
@@ -163,6 +182,7 @@ bool ClickBlockReader::read_into(std::string& text) {
   } while (got < 0 && errno == EINTR);
   if (got < 0) fail(ErrorKind::io, "{}: cannot be read: {}", files_[file_], std::strerror(errno));
   text.resize(before + got);
+  checksum_->add(std::string_view(text).substr(before));
   return got > 0;
 }
 
@@ -187,6 +207,7 @@ bool ClickBlockReader::next(ClickBlock& block) {
     if (!more) {
       close(descriptor_);
       descriptor_ = -1;
+      checksums_.push_back(checksum_->text());
       end = block.text.size();
     }
     rest_.assign(block.text, end);

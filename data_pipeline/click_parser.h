@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "data_pipeline/clicks.h"
+#include "runtime/files.h"
 
 namespace notellm {
 
@@ -41,6 +43,8 @@ class ClickBlockReader {
   ClickBlockReader(const ClickBlockReader&) = delete;
   // The next block's file, first_of_file and text; false after the last.
   bool next(ClickBlock& block);
+  // [files] of those that are read to their end: checksum_file of what was read.
+  const std::vector<std::string>& checksums() const { return checksums_; }
 
  private:
   void open();
@@ -50,13 +54,15 @@ class ClickBlockReader {
   int64_t block_bytes_;
   int file_ = -1, descriptor_ = -1;
   bool first_of_file_ = false;
-  std::string rest_;  // the beginning of a line whose end is not read yet
+  std::string rest_;                  // the beginning of a line whose end is not read yet
+  std::optional<Checksum> checksum_;  // of the file that is open
+  std::vector<std::string> checksums_;
 };
 
 // Fills everything else of the block from its text. Any thread.
 void parse_clicks(const ClicksConfig& config, const NoteIndex& notes, ClickBlock& block);
 
-// The message for lines that are not sorted.
+// The message for lines that are not sorted, with the command that sorts these files.
 std::string out_of_order(const ClicksConfig& config, const std::string& what);
 
 }  // namespace notellm

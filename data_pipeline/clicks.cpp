@@ -25,7 +25,8 @@ class ClickSpooler {
   ClickSpooler(const ClicksConfig& config, const NoteIndex& notes, ScratchFile& spool, ClicksStats& stats)
       : config_(config), notes_(notes), spool_(spool), stats_(stats), seen_(notes.size()), users_of_(notes.size()) {}
 
-  void run(int64_t memory_bytes, bool show_progress) {
+  // Returns the files' checksums.
+  std::vector<std::string> run(int64_t memory_bytes, bool show_progress) {
     // Four blocks a thread even out their lengths; a block of the shortest possible ids parses to 24 times its text.
     std::vector<ClickBlock> blocks(4 * omp_get_max_threads());
     const int64_t block_bytes = std::clamp<int64_t>(memory_bytes / (48 * std::ssize(blocks)), 1 << 10, 1 << 20);
@@ -44,6 +45,7 @@ class ClickSpooler {
     finish_list();
     spool_.finish();
     check_unknown();
+    return reader.checksums();
   }
 
   // [notes] training users that clicked the note, before any filter.
@@ -142,7 +144,7 @@ class ClickSpooler {
     if (static_cast<double>(stats_.unknown_clicks) > config_.max_unknown_share * static_cast<double>(clicks))
       fail(ErrorKind::data,
            "{}: {} of {} clicks are on notes that notes.jsonl does not have (the first is \"{}\"), more than "
-           "max_unknown_share {}; check that both files use the same ids, or raise it",
+           "data.clicks.max_unknown_share {}; check that both files use the same ids, or raise it",
            config_.files[0], stats_.unknown_clicks, clicks, unknown_, config_.max_unknown_share);
   }
 
@@ -169,7 +171,8 @@ class ClickFilter {
       : config_(config), lists_(lists), stats_(lists.stats_), stopped_(users_of.size()), index_(users_of.size(), -1) {
     lists.training_users_.resize(users_of.size());
     lists.in_pool_.resize(users_of.size());
-    const double limit = config.stop_share * static_cast<double>(stats_.users[0]);
+    // A note of one user is too many users' in no log, however short.
+    const double limit = std::max(1., config.stop_share * static_cast<double>(stats_.users[0]));
     for (size_t row = 0; row < users_of.size(); ++row) stopped_[row] = users_of[row] > limit;
     stats_.stopped_notes = std::count(stopped_.begin(), stopped_.end(), 1);
   }
@@ -183,15 +186,39 @@ class ClickFilter {
       list.clear();
       for (int32_t row : reader.next(clicks))
         if (!stopped_[row]) list.push_back(row);
+      const int64_t short_before = stats_.short_users;
+      const bool stopped = std::ssize(list) < clicks;
       keep(list, flags & heldout_flag, flags & repeats_flag);
+      if (stopped) stats_.stopped_users += stats_.short_users - short_before;
     }
     for (auto& file : lists_.files_) file->finish();
     stats_.pool = std::count(lists_.in_pool_.begin(), lists_.in_pool_.end(), 1);
     if (stats_.kept_users[0] == 0)
-      fail(ErrorKind::data, "{}: no training user is left; {}", config_.files[0], stats_.describe());
+      fail(ErrorKind::data, "{}: no training user is left: {} ({})", config_.files[0], cause(), stats_.describe());
   }
 
  private:
+  // What dropped most of the training users, and what to do about it.
+  std::string cause() const {
+    const ClicksStats& s = stats_;
+    if (s.clicks == 0) return "there is no click in it; check data.clicks.files";
+    if (s.users[0] + s.users[1] == 0)
+      return s.outside_window >= s.unknown_clicks
+                 ? "all clicks are outside the time window; check data.clicks.from and data.clicks.to"
+                 : "all clicks are on notes that data.notes does not have; check that both files use the same ids";
+    if (s.users[0] == 0)
+      return fmt::format("all users are held out; lower data.clicks.heldout_share ({})", config_.heldout_share);
+    if (s.long_users > s.short_users)
+      return fmt::format("most have too many notes; raise data.clicks.max_user_notes ({})", config_.max_user_notes);
+    if (2 * s.stopped_users >= s.short_users)
+      return fmt::format("most have too few notes without those over data.clicks.stop_share ({}); raise it",
+                         config_.stop_share);
+    if (config_.min_user_notes > 2)
+      return fmt::format("most have too few different notes; lower data.clicks.min_user_notes ({})",
+                         config_.min_user_notes);
+    return "most have one note only, and pairs need two; check that all clicks of a user are in one list";
+  }
+
   void keep(std::vector<int32_t>& list, bool heldout, bool repeats) {
     tails_.clear();
     if (repeats) order_by_last_click(list);
@@ -255,8 +282,8 @@ void ClicksConfig::fields(Fields& f) {
   f.add("to", "csv: clicks at this timestamp or later are left out; 0: none", to, at_least(0));
   f.add("heldout_share", "share of the users kept for the test pairs", heldout_share, between(0, 1));
   f.add("seed", "of the choice of held-out users", seed);
-  f.add("stop_share", "notes that more than this share of the training users clicked are dropped", stop_share,
-        between(0, 1));
+  f.add("stop_share", "notes that more than this share of the training users, and more than one, clicked are dropped",
+        stop_share, between(0, 1));
   f.add("min_user_notes", "users with fewer different notes left are dropped", min_user_notes, at_least(2));
   f.add("max_user_notes", "users with more are dropped", max_user_notes, at_least(2));
   f.add("max_unknown_share", "more clicks than this share on unknown notes are an error", max_unknown_share,
@@ -267,8 +294,7 @@ std::string ClicksStats::describe() const {
   return fmt::format(
       "{} lines, {} clicks ({} outside the time window, {} on unknown notes), {} training and {} held-out users ({} "
       "without a known note); dropped {} notes over the stop share, {} users with too few notes, {} with too many; "
-      "kept "
-      "{} training users with {} clicks, {} held-out users with {}; {} notes in the pool",
+      "kept {} training users with {} clicks, {} held-out users with {}; {} notes in the pool",
       format_count(lines), format_count(clicks), format_count(outside_window), format_count(unknown_clicks),
       format_count(users[0]), format_count(users[1]), format_count(empty_users), format_count(stopped_notes),
       format_count(short_users), format_count(long_users), format_count(kept_users[0]), format_count(kept_clicks[0]),
@@ -289,20 +315,20 @@ bool ClickLists::Scanner::next(UserList& list) {
 
 ClickLists read_clicks(const ClicksConfig& config, const NoteIndex& notes, const std::filesystem::path& scratch,
                        int64_t memory_bytes, bool show_progress) {
-  if (config.files.empty()) fail(ErrorKind::usage, "clicks.files: no click log is named");
+  if (config.files.empty()) fail(ErrorKind::usage, "data.clicks.files: no click log is named");
   if (config.to != 0 && config.to <= config.from)
-    fail(ErrorKind::usage, "clicks.to is {}, not after clicks.from, {}", config.to, config.from);
+    fail(ErrorKind::usage, "data.clicks.to is {}, not after data.clicks.from, {}", config.to, config.from);
   if (config.format == ClickFormat::lists && (config.from != 0 || config.to != 0))
-    fail(ErrorKind::usage, "clicks.from and clicks.to need timestamps; clicks.format is lists");
+    fail(ErrorKind::usage, "data.clicks.from and data.clicks.to need timestamps; data.clicks.format is lists");
   if (config.max_user_notes < config.min_user_notes)
-    fail(ErrorKind::usage, "clicks.max_user_notes is {}, less than clicks.min_user_notes, {}", config.max_user_notes,
-         config.min_user_notes);
+    fail(ErrorKind::usage, "data.clicks.max_user_notes is {}, less than data.clicks.min_user_notes, {}",
+         config.max_user_notes, config.min_user_notes);
   const int64_t buffer_bytes = std::clamp<int64_t>(memory_bytes / 16, 1 << 12, 1 << 22);
   ClickLists lists;
   ScratchFile spool(scratch, buffer_bytes);
   Stopwatch watch;
   ClickSpooler spooler(config, notes, spool, lists.stats_);
-  spooler.run(memory_bytes, show_progress);
+  lists.checksums_ = spooler.run(memory_bytes, show_progress);
   lists.stats_.parse_seconds = watch.lap();
   ClickFilter(config, spooler.take_users_of(), lists).run(spool, scratch, buffer_bytes);
   lists.stats_.filter_seconds = watch.lap();

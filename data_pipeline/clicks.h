@@ -4,12 +4,12 @@
 //   lists  user<TAB>id id id …      one list a line, in the order of time. A user with several lines is several lists.
 //   csv    user,note,timestamp      sorted by user (bytes), then time (an integer, 0 or more); a header
 //                                   line may come first. A user's lines are one list.
-//                                   To sort: LC_ALL=C sort -t, -k1,1 -k3,3n
+//                                   To sort, without the header: LC_ALL=C sort -t, -k1,1 -k3,3n
 // A user is held out or not by hash64(user, seed) alone. "User" below means one list.
 //
-// Kept: from each list the notes that at most stop_share of the training users clicked; then the lists with
-// min_user_notes to max_user_notes distinct notes. Training users, for that share, are those with at least one known
-// note in the window.
+// Kept: from each list the notes that at most stop_share of the training users clicked, or one user; then the lists
+// with min_user_notes to max_user_notes distinct notes. Training users, for that share, are those with at least one
+// known note in the window.
 //
 // Memory: a first pass parses the files by blocks on all OpenMP threads, counts users per note and spools the lists to
 // a file in `scratch`; a second pass over that file filters. Beyond tables of one entry a note, what is held at once is
@@ -18,8 +18,9 @@
 //
 // Error(data), with file and line: a line without its separators, an empty user, a timestamp that is no integer ≥ 0, a
 // user or timestamp out of order (the sort command is named); more than max_unknown_share of the clicks on unknown
-// notes; no list left. Error(io): a file that cannot be read, scratch space that runs out. Error(usage): no files, to
-// before from, a window without timestamps. Skipped and counted: see ClicksStats.
+// notes; no training user left (what dropped most of them is named, with its key). Error(io): a file that cannot be
+// read, scratch space that runs out. Error(usage): no files, to before from, a window without timestamps. Skipped and
+// counted: see ClicksStats.
 #pragma once
 
 #include <algorithm>
@@ -62,6 +63,7 @@ struct ClicksStats {
   int64_t empty_users = 0;      // lists without one (in the window)
   int64_t stopped_notes = 0;    // notes over the stop share
   int64_t short_users = 0;      // lists with fewer than min_user_notes distinct notes left
+  int64_t stopped_users = 0;    // of these, lists with a note over the stop share
   int64_t long_users = 0;       // lists with more than max_user_notes
   int64_t kept_users[2] = {};   // by Split
   int64_t kept_clicks[2] = {};  // distinct notes of the kept lists, summed
@@ -92,6 +94,8 @@ class ClickLists {
   std::span<const int32_t> training_users() const { return training_users_; }
   // [notes] 1 where a kept user, of either split, clicked the note: the pool of evaluation.
   std::span<const uint8_t> in_pool() const { return in_pool_; }
+  // [config.files] checksum_file of what was read.
+  const std::vector<std::string>& checksums() const { return checksums_; }
 
   // Reads the lists of one split in the order of the log. Several may run at once.
   class Scanner {
@@ -110,6 +114,7 @@ class ClickLists {
   std::shared_ptr<ScratchFile> files_[2];  // by Split
   std::vector<int32_t> training_users_;
   std::vector<uint8_t> in_pool_;
+  std::vector<std::string> checksums_;
   ClicksStats stats_;
 };
 

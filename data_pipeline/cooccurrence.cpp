@@ -197,7 +197,7 @@ int64_t thread_bytes(int64_t notes, int top, int threads, int64_t memory_bytes) 
   const int64_t fixed = (notes + 1) * (8 + 12 * int64_t{threads}) + threads * scan_bytes;
   const int64_t least = threads * range_bytes(1024, 1, top);
   if (memory_bytes < fixed + least)
-    fail(ErrorKind::usage, "co-occurrence of {} notes on {} threads needs at least {} MB, not {}; raise memory_mb",
+    fail(ErrorKind::usage, "co-occurrence of {} notes on {} threads needs at least {} MB, not {}; raise data.memory_mb",
          notes, threads, ((fixed + least) >> 20) + 1, memory_bytes >> 20);
   return (memory_bytes - fixed) / threads;
 }

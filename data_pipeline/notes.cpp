@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -23,10 +24,11 @@ struct BadLine {
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
 
-const std::string& text_field(const Json& line, const std::string& key) {
+// `whose`: who asks for the field, to be said where it is not there.
+const std::string& text_field(const Json& line, const std::string& key, std::string_view whose = "") {
   const auto field = line.find(key);
-  if (field == line.end()) throw BadLine{fmt::format("no field \"{}\"", key)};
-  if (!field->is_string()) throw BadLine{fmt::format("\"{}\" must be text, not {}", key, field->type_name())};
+  if (field == line.end()) throw BadLine{fmt::format("no field \"{}\"{}", key, whose)};
+  if (!field->is_string()) throw BadLine{fmt::format("\"{}\" must be text, not {}{}", key, field->type_name(), whose)};
   return field->get_ref<const std::string&>();
 }
 
@@ -51,17 +53,25 @@ std::vector<std::string> hashtags_field(const Json& line) {
   return hashtags;
 }
 
+// The library's message without its prefix, "[json.exception.…] ".
+std::string own_words(const Json::exception& error) {
+  const std::string what = error.what();
+  return what.substr(what.find("] ") + 2);
+}
+
 Json parse_json(const std::string& line) {
   try {
     Json parsed = Json::parse(line);
     if (!parsed.is_object()) throw BadLine{fmt::format("an object {{…}} is expected, not {}", parsed.type_name())};
     return parsed;
   } catch (const Json::parse_error& error) {
-    const std::string what = error.what();
+    const std::string what = own_words(error);
     // The library's message repeats the bytes it read, which a terminal could not show.
     if (what.find("UTF-8") != std::string::npos)
       throw BadLine{fmt::format("invalid UTF-8 at byte {} of the line; convert the file to UTF-8", error.byte)};
-    throw BadLine{fmt::format("malformed JSON: {}", what.substr(what.find("] ") + 2))};
+    throw BadLine{"malformed JSON: " + what};
+  } catch (const Json::exception& error) {  // a number that no double can hold
+    throw BadLine{own_words(error)};
   }
 }
 
@@ -126,7 +136,8 @@ void NoteIndex::grow() {
   }
 }
 
-NoteReader::NoteReader(const std::filesystem::path& file, const std::string& title_template) : file_(file) {
+NoteReader::NoteReader(const std::filesystem::path& file, const std::string& title_template)
+    : file_(file), title_asks_(fmt::format(", which data.title (\"{}\") asks for", title_template)) {
   size_t begin = 0;
   while (begin < title_template.size()) {
     const size_t open = std::min(title_template.find('{', begin), title_template.size());
@@ -135,7 +146,7 @@ NoteReader::NoteReader(const std::filesystem::path& file, const std::string& tit
     if (open < title_template.size()) {
       const size_t close = title_template.find('}', open);
       if (close == std::string::npos || close == open + 1)
-        fail(ErrorKind::usage, "title template \"{}\": write each field as {{name}}, as in \"{{name}}: {{title}}\"",
+        fail(ErrorKind::usage, "data.title \"{}\": write each field as {{name}}, as in \"{{name}}: {{title}}\"",
              title_template);
       piece.field = title_template.substr(open + 1, close - open - 1);
       begin = close + 1;
@@ -146,6 +157,13 @@ NoteReader::NoteReader(const std::filesystem::path& file, const std::string& tit
   stream_.open(file);
   if (!stream_ || std::filesystem::is_directory(file))
     fail(ErrorKind::io, "{}: cannot be read: {}", file.string(), std::strerror(errno ? errno : EISDIR));
+}
+
+bool NoteReader::read_line(std::string& text) {
+  if (!std::getline(stream_, text)) return false;
+  checksum_.add(text);
+  if (!stream_.eof()) checksum_.add("\n");
+  return true;
 }
 
 NoteReader::Parsed NoteReader::parse(const std::string& text) const {
@@ -161,7 +179,7 @@ NoteReader::Parsed NoteReader::parse(const std::string& text) const {
     for (const Piece& piece : title_) {
       note.title += piece.text;
       if (piece.field.empty()) continue;
-      const std::string& value = text_field(line, piece.field);
+      const std::string& value = text_field(line, piece.field, title_asks_);
       parsed.empty = parsed.empty && is_blank(value);
       note.title += value;
     }
@@ -187,14 +205,23 @@ bool NoteReader::read(std::vector<Note>& batch, int64_t lines) {
   // A batch of blank and empty lines only must not look like the end.
   while (batch.empty()) {
     std::vector<std::string> texts;
-    for (std::string text; static_cast<int64_t>(texts.size()) < lines && std::getline(stream_, text);)
+    for (std::string text; static_cast<int64_t>(texts.size()) < lines && read_line(text);)
       texts.push_back(std::move(text));
     if (stream_.bad()) fail(ErrorKind::io, "{}: reading failed after line {}", file_.string(), stats_.lines);
     if (texts.empty()) break;
     const auto count = static_cast<int64_t>(texts.size());
     std::vector<Parsed> parsed(count);
+    std::exception_ptr error;  // no line's fault: no memory
 #pragma omp parallel for schedule(dynamic, 16)
-    for (int64_t i = 0; i < count; ++i) parsed[i] = parse(texts[i]);
+    for (int64_t i = 0; i < count; ++i) {
+      try {
+        parsed[i] = parse(texts[i]);
+      } catch (...) {
+#pragma omp critical
+        error = std::current_exception();
+      }
+    }
+    if (error) std::rethrow_exception(error);
     for (Parsed& line : parsed) {
       ++stats_.lines;
       if (!line.error.empty()) fail(ErrorKind::data, "{}:{}: {}", file_.string(), stats_.lines, line.error);

@@ -3,11 +3,11 @@
 // One JSON object a line: {"id", "title", "content", "category"?, "hashtags"?[…]}; other keys may be named by the title
 // template. Blank lines are ignored.
 //
-// Error(data), with file and line: malformed JSON, invalid UTF-8, a line that is no object, a missing field or one of
-// another type, an id that an earlier line has (both lines are named), a file without a note. Error(io): a file that
-// cannot be read. Error(usage): a title template with an unclosed or empty brace. Skipped and counted: a note without
-// text, that is with nothing but white space in its content and in every field that the title template names. It gets
-// no row, and clicks on it count as clicks on an unknown note.
+// Error(data), with file and line: malformed JSON, a number beyond double, invalid UTF-8, a line that is no object, a
+// missing field or one of another type, an id that an earlier line has (both lines are named), a file without a note.
+// Error(io): a file that cannot be read. Error(usage): a title template with an unclosed or empty brace. Skipped and
+// counted: a note without text, that is with nothing but white space in its content and in every field that the title
+// template names. It gets no row, and clicks on it count as clicks on an unknown note.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "runtime/files.h"
 
 namespace notellm {
 
@@ -77,6 +79,8 @@ class NoteReader {
   const NoteIndex& index() const { return index_; }
   NoteIndex take_index() { return std::move(index_); }  // the reader is done with after that
   const NotesStats& stats() const { return stats_; }
+  // Of the bytes read so far, as checksum_file.
+  std::string checksum() const { return checksum_.text(); }
 
  private:
   // A piece of the title template: text to copy, then the field whose value follows (none when empty).
@@ -89,12 +93,15 @@ class NoteReader {
     bool blank = false, empty = false;
     std::string error;
   };
+  bool read_line(std::string& text);
   Parsed parse(const std::string& line) const;
   void add(Note&& note, int64_t line, std::vector<Note>& batch);
 
   std::filesystem::path file_;
   std::ifstream stream_;
+  Checksum checksum_;
   std::vector<Piece> title_;
+  std::string title_asks_;  // for a field that is not there: "…, which data.title (…) asks for"
   NoteIndex index_;
   std::vector<int64_t> line_of_;  // [notes]
   NotesStats stats_;

@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* build_format = "notellm prepare 2";  // changes when the same input would give other shards
+constexpr const char* build_format = "notellm prepare 3";  // changes when the same input would give other shards
 
 // "a/b/" and "a/b" are the same folder, with a name of its own to put ".partial" behind.
 fs::path folder_of(const PrepareConfig& config) {
@@ -59,34 +59,42 @@ bool is_own_file(const fs::path& path) {
 }
 
 void check_config(const PrepareConfig& config) {
-  if (config.notes.empty()) fail(ErrorKind::usage, "notes: no file is given; set it to a notes.jsonl");
-  if (config.shards.empty()) fail(ErrorKind::usage, "shards: no folder is given; set it to where the shards shall go");
-  if (config.clicks.files.empty()) fail(ErrorKind::usage, "clicks.files: no file is given; set it to the click logs");
+  if (config.notes.empty()) fail(ErrorKind::usage, "data.notes: no file is given; set it to a notes.jsonl");
+  if (config.shards.empty())
+    fail(ErrorKind::usage, "data.shards: no folder is given; set it to where the shards shall go");
+  if (config.clicks.files.empty())
+    fail(ErrorKind::usage, "data.clicks.files: no file is given; set it to the click logs");
   const fs::path folder = folder_of(config);
   if (!fs::exists(folder)) return;
-  if (!fs::is_directory(folder)) fail(ErrorKind::usage, "shards: {} is not a folder", folder.string());
+  if (!fs::is_directory(folder)) fail(ErrorKind::usage, "data.shards: {} is not a folder", folder.string());
   for (const auto& entry : fs::directory_iterator(folder))
     if (!is_own_file(entry.path()))
       fail(ErrorKind::usage,
-           "shards: {} is not a file of shards, and the folder is replaced as a whole; choose another "
+           "data.shards: {} is not a file of shards, and the folder is replaced as a whole; choose another "
            "folder",
            entry.path().string());
 }
 
-// True when the folder holds the shards of this input and configuration, and all their files.
-bool is_up_to_date(const fs::path& folder, const ShardSet& wanted, ShardSet& found) {
+// Of all that decides the content; the rest of the set is not looked at.
+std::string id_of(const ShardSet& set) {
+  std::string identity = fmt::format("{}\n{}\n{}\n", build_format, set.config, set.tokenizer_digest);
+  for (const auto& [file, sum] : set.inputs) identity += fmt::format("{} {}\n", file, sum);
+  return checksum(identity);
+}
+
+// True when the folder holds the shards of this input and configuration, and train can read them.
+bool is_up_to_date(const fs::path& folder, ShardSet wanted) {
   if (!has_shards(folder)) return false;
-  bool complete = true;
   try {
-    found = read_shard_set(folder);
-    complete = Tokenizer::load_stored(folder).digest() == found.tokenizer_digest;
+    const ShardSet found = read_shard_set(folder);
+    wanted.tokenizer_digest = found.tokenizer_digest;
+    if (found.id != id_of(wanted)) return false;
+    check_shards(folder);
+    return true;
   } catch (const Error& error) {
     spdlog::warn("{}", error.what());
     return false;
   }
-  for (int64_t i = 0; i < found.note_shards(); ++i) complete = complete && fs::exists(folder / notes_shard_name(i));
-  for (int64_t i = 0; i < found.pair_shards(); ++i) complete = complete && fs::exists(folder / pairs_shard_name(i));
-  return complete && found.config == wanted.config && found.inputs == wanted.inputs;
 }
 
 void append_note(NoteTable& table, const Note& note, const NoteTokens& tokens, int32_t category_id) {
@@ -114,7 +122,7 @@ class Run {
 
   PrepareReport run() {
     timed("inputs", [&] { set_.inputs = checksums(config_); });
-    const bool up_to_date = ranks_.rank() == 0 && is_up_to_date(folder_, set_, report_.set);
+    const bool up_to_date = ranks_.rank() == 0 && is_up_to_date(folder_, set_);
     if (ranks_.broadcast("prepare: up to date", up_to_date ? "1" : "0", 0) == "1") {
       report_.set = read_shard_set(folder_);
       report_.up_to_date = true;
@@ -146,9 +154,10 @@ class Run {
     if (seconds > 1) spdlog::info("prepare: {} took {}", stage, format_seconds(seconds));
   }
 
+  // By rank 0 alone, whose error is said first: that the folder is gone must not be taken for the cause.
   void discard() const {
     std::error_code ignored;
-    fs::remove_all(partial_, ignored);
+    if (first()) fs::remove_all(partial_, ignored);
   }
 
   void build() {
@@ -183,6 +192,7 @@ class Run {
       }
       progress.advance(std::ssize(batch));
     }
+    require_unchanged(config_.notes, reader.checksum());
     index_ = reader.take_index();
     texts_ = sample.take();
     report_.notes = reader.stats();
@@ -194,6 +204,8 @@ class Run {
     const bool given = !config_.tokenizer.model.empty();
     if (given) {
       tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::load(config_.tokenizer.model));
+      for (const fs::path& file : tokenizer_inputs(config_.tokenizer.model))
+        require_unchanged(file.string(), checksum_file(file));
     } else {
       std::string model;
       if (first()) {
@@ -209,9 +221,7 @@ class Run {
     prompt_ = std::make_unique<Prompt>(*tokenizer_, config_.prompt);
     set_.prompt = prompt_->shared();
     set_.tokenizer_digest = tokenizer_->digest();
-    std::string identity = fmt::format("{}\n{}\n{}\n", build_format, set_.config, set_.tokenizer_digest);
-    for (const auto& [file, sum] : set_.inputs) identity += fmt::format("{} {}\n", file, sum);
-    set_.id = checksum(identity);
+    set_.id = id_of(set_);
     ranks_.require_equal("prepare: input", "configuration and input files", set_.id);
   }
 
@@ -220,18 +230,21 @@ class Run {
     const int64_t taken = (int64_t{160} << 20) + 64 * index_.size(), least = int64_t{32} << 20;
     const int64_t memory = (int64_t{config_.memory_mb} << 20) - taken;
     if (memory < least)
-      fail(ErrorKind::usage, "memory_mb: {} is too little for {} notes; set at least {}", config_.memory_mb,
+      fail(ErrorKind::usage, "data.memory_mb: {} is too little for {} notes; set at least {}", config_.memory_mb,
            format_count(index_.size()), ((taken + least) >> 20) + 1);
     const ClickLists lists = read_clicks(config_.clicks, index_, partial_, memory, first());
+    for (size_t i = 0; i < config_.clicks.files.size(); ++i)
+      require_unchanged(config_.clicks.files[i], lists.checksums()[i]);
     report_.clicks = lists.stats();
     index_ = {};
     set_.train_pairs = spool_pairs(lists, Split::train, "train", memory, report_.train);
     set_.test_pairs = spool_pairs(lists, Split::heldout, "test", memory, report_.test);
     if (set_.train_pairs == 0)
       fail(ErrorKind::data,
-           "no training pair is left: {} kept training users, {} scores under cooccurrence.lower, {} over "
-           "cooccurrence.upper; lower clicks.min_user_notes or cooccurrence.lower, or raise clicks.stop_share",
-           report_.clicks.kept_users[0], report_.train.low, report_.train.high);
+           "no training pair is left of {} training users: {} scores are under data.cooccurrence.lower ({}), {} over "
+           "data.cooccurrence.upper ({}); lower the first or raise the second",
+           report_.clicks.kept_users[0], report_.train.low, config_.cooccurrence.lower, report_.train.high,
+           config_.cooccurrence.upper);
     clicks_.assign(lists.training_users().begin(), lists.training_users().end());
     in_pool_.assign(lists.in_pool().begin(), lists.in_pool().end());
   }
@@ -274,7 +287,7 @@ class Run {
       }
       progress.advance(std::ssize(batch));
     }
-    if (row != set_.notes) changed();
+    require_unchanged(config_.notes, reader.checksum());
     sum({&report_.tokens, &report_.titles_cut, &report_.contents_cut, &report_.notes_shortened,
          &report_.categories_left_out, &report_.hashtags, &report_.hashtags_left_out, &report_.hashtags_beyond});
   }
@@ -300,12 +313,17 @@ class Run {
     const std::string name = fold_spaces(note.category);
     if (name.empty()) return -1;
     const auto found = std::lower_bound(set_.category_names.begin(), set_.category_names.end(), name);
-    if (found == set_.category_names.end() || *found != name) changed();
+    if (found == set_.category_names.end() || *found != name) changed(config_.notes);
     return static_cast<int32_t>(found - set_.category_names.begin());
   }
 
-  [[noreturn]] void changed() const {
-    fail(ErrorKind::data, "{}: changed while it was read; run prepare again", config_.notes);
+  [[noreturn]] void changed(const std::string& file) const {
+    fail(ErrorKind::data, "{}: changed while it was read; run prepare again", file);
+  }
+
+  // What was read is what the set's id stands for.
+  void require_unchanged(const std::string& file, const std::string& read) const {
+    if (read != set_.inputs.at(file)) changed(file);
   }
 
   void count(const NoteTokens& tokens) {
@@ -321,7 +339,7 @@ class Run {
 
   // The shard whose last row is `last`; empties the table.
   void write_shard(int64_t last, NoteTable& table) {
-    if (last >= set_.notes) changed();
+    if (last >= set_.notes) changed(config_.notes);
     const int64_t begin = last + 1 - table.size();
     table.clicks.assign(clicks_.begin() + begin, clicks_.begin() + last + 1);
     table.in_pool.assign(in_pool_.begin() + begin, in_pool_.begin() + last + 1);
@@ -344,12 +362,7 @@ class Run {
   void publish() {
     finish_shards(partial_, set_);
     sync_directory(partial_);
-    const fs::path old = beside(folder_, ".old");
-    fs::remove_all(old);
-    if (fs::exists(folder_)) fs::rename(folder_, old);
-    fs::rename(partial_, folder_);
-    sync_directory(folder_.has_parent_path() ? folder_.parent_path() : fs::path("."));
-    fs::remove_all(old);
+    replace_folder(partial_, folder_);
   }
 
   const PrepareConfig& config_;

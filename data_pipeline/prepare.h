@@ -1,8 +1,9 @@
 // The stage `prepare`: notes and clicks to shards.
 //
 // The same input and configuration give the same bytes, whatever the number of threads and ranks. The shards are built
-// in FOLDER.partial and renamed at the end; a run that ends early leaves an older FOLDER as it was. All ranks must see
-// the same file system. When FOLDER was made from the same input with the same configuration, nothing is done.
+// in FOLDER.partial, which takes FOLDER's place at the end (replace_folder); a run that ends early leaves an older
+// FOLDER as it was. All ranks must see the same file system. When FOLDER was made from the same input with the same
+// configuration and program format, and is not damaged, nothing is done.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +51,8 @@ struct PrepareReport {
 };
 
 // Called by all ranks together. Throws Error(usage): a key without value, memory_mb too small, a folder that holds
-// other files; Error(data), Error(io): see notes.h, clicks.h, tokenizer.h; no training pair is left.
+// other files; Error(data), Error(io): see notes.h, clicks.h, tokenizer.h; an input that is no longer what its checksum
+// says; no training pair is left. Where rank 0 fails, it removes FOLDER.partial; what stays, the next run removes.
 PrepareReport prepare(const PrepareConfig& config, Communicator& ranks);
 
 // The configuration that made the shards in a folder (`shards` set to the folder), for whoever tokenises new text

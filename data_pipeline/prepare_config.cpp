@@ -21,9 +21,9 @@ std::string PrepareReport::describe() const {
   if (up_to_date) return fmt::format("shards are up to date: {} notes\n", format_count(set.notes));
   std::string text = fmt::format(
       "notes   {} lines, {} notes ({} without text skipped); {} categories, {} hashtags\n"
-      "        cut: {} titles, {} contents, {} notes further (prompt.max_note_tokens)\n"
+      "        cut: {} titles, {} contents, {} notes further (data.prompt.max_note_tokens)\n"
       "        left out: {} categories and {} hashtags (too long), {} hashtags (repeated, or over "
-      "prompt.max_hashtags)\n"
+      "data.prompt.max_hashtags)\n"
       "tokens  vocabulary {}, {:.1f} tokens a note part\n"
       "clicks  {}\n",
       format_count(notes.lines), format_count(notes.notes), format_count(notes.empty),

@@ -174,7 +174,7 @@ Prompt::Prompt(const Tokenizer& tokenizer, const PromptConfig& config) : config_
   }
   if (least > config.max_note_tokens)
     fail(ErrorKind::usage,
-         "prompt.max_note_tokens: {} is too small: the prompt's own text takes {} tokens with this "
+         "data.prompt.max_note_tokens: {} is too small: the prompt's own text takes {} tokens with this "
          "tokenizer; set at least {}",
          config.max_note_tokens, least, least + config.title_tokens + config.content_tokens);
 }

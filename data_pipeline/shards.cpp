@@ -49,7 +49,6 @@ void write_attributes(Hdf5Writer& file, const ShardSet& set, const char* format)
   file.write_text("set", set.id);
   file.write_text("tokenizer", set.tokenizer_digest);
   file.write_text("preset", set.preset);
-  file.write_text("config", set.config);
 }
 
 void write_pairs(Hdf5Writer& file, const std::string& group, std::span<const Pair> pairs) {
@@ -223,6 +222,18 @@ int64_t share(int64_t total, int64_t per_shard, int64_t shard) {
   return std::clamp<int64_t>(total - shard * per_shard, 0, per_shard);
 }
 
+void append_pairs_shard(const fs::path& folder, const ShardSet& set, int64_t shard, PairTable& pairs) {
+  const Hdf5File file(folder / pairs_shard_name(shard));
+  check_attributes(file, set, pairs_format);
+  append_pairs(file, "train", share(set.train_pairs, set.pairs_per_shard, shard), set.notes, pairs.train);
+  append_pairs(file, "test", share(set.test_pairs, set.pairs_per_shard, shard), set.notes, pairs.test);
+}
+
+[[noreturn]] void fail_of_tokenizer(const fs::path& folder) {
+  fail(ErrorKind::data, "{}: holds another tokenizer than the one that made these shards; run prepare again",
+       folder.string());
+}
+
 }  // namespace
 
 int64_t ShardSet::pair_shards() const {
@@ -232,9 +243,7 @@ int64_t ShardSet::pair_shards() const {
 
 Tokenizer shards_tokenizer(const std::filesystem::path& folder, const NoteTable& notes) {
   Tokenizer tokenizer = Tokenizer::load_stored(folder);
-  if (tokenizer.digest() != notes.tokenizer_digest)
-    fail(ErrorKind::data, "{}: holds another tokenizer than the one that made these shards; run prepare again",
-         folder.string());
+  if (tokenizer.digest() != notes.tokenizer_digest) fail_of_tokenizer(folder);
   return tokenizer;
 }
 
@@ -321,13 +330,23 @@ Shards read_shards(const fs::path& folder) {
                  shards.notes);
   shards.pairs.train.reserve(set.train_pairs);
   shards.pairs.test.reserve(set.test_pairs);
-  for (int64_t shard = 0; shard < set.pair_shards(); ++shard) {
-    const Hdf5File file(folder / pairs_shard_name(shard));
-    check_attributes(file, set, pairs_format);
-    append_pairs(file, "train", share(set.train_pairs, set.pairs_per_shard, shard), set.notes, shards.pairs.train);
-    append_pairs(file, "test", share(set.test_pairs, set.pairs_per_shard, shard), set.notes, shards.pairs.test);
-  }
+  for (int64_t shard = 0; shard < set.pair_shards(); ++shard) append_pairs_shard(folder, set, shard, shards.pairs);
   return shards;
+}
+
+void check_shards(const fs::path& folder) {
+  const ShardSet set = read_shard_set(folder);
+  for (int64_t shard = 0; shard < set.note_shards(); ++shard) {
+    const Hdf5File file(folder / notes_shard_name(shard));
+    check_attributes(file, set, notes_format);
+    NoteTable notes;
+    append_notes(file, set, share(set.notes, set.notes_per_shard, shard), notes);
+  }
+  for (int64_t shard = 0; shard < set.pair_shards(); ++shard) {
+    PairTable pairs;
+    append_pairs_shard(folder, set, shard, pairs);
+  }
+  if (Tokenizer::load_stored(folder).digest() != set.tokenizer_digest) fail_of_tokenizer(folder);
 }
 
 }  // namespace notellm

@@ -6,7 +6,7 @@
 //   tokenizer.model   the SentencePiece model that made the tokens; or tokenizer.json and tokenizer_config.json
 // A ragged list NAME is NAME/offsets uint64 [n + 1] and NAME/values int32 (ids and titles: uint8, UTF-8), offsets
 // counting from the file's first value. Each .h5 has the text attributes format, set (the id of the run that made it),
-// tokenizer (digest), preset, config, and its counts.
+// tokenizer (digest), preset, and its counts; older ones config too, which nothing reads.
 #pragma once
 
 #include <cstdint>
@@ -58,6 +58,8 @@ struct Shards {
 // preset than shards.json, offsets that descend or point outside, tokens outside the vocabulary, rows outside the
 // notes.
 Shards read_shards(const std::filesystem::path& folder);
+// Throws where read_shards or shards_tokenizer would; holds one file's content at a time.
+void check_shards(const std::filesystem::path& folder);
 // The tokenizer of a folder whose notes these are. Throws as Tokenizer::load_stored; Error(data): it is not the one
 // that made their tokens.
 Tokenizer shards_tokenizer(const std::filesystem::path& folder, const NoteTable& notes);

@@ -91,7 +91,7 @@ Tokenizer Tokenizer::from_files(TokenizerFiles files, const std::string& name) {
 std::string Tokenizer::train(const std::vector<std::string>& texts, int vocabulary) {
   const auto has_text = [](const std::string& text) { return text.find_first_not_of(' ') != std::string::npos; };
   if (std::none_of(texts.begin(), texts.end(), has_text))
-    fail(ErrorKind::data, "no text to train a tokenizer on; give a model in tokenizer.model");
+    fail(ErrorKind::data, "no text to train a tokenizer on; give a model in data.tokenizer.model");
   TextIterator iterator(texts);
   std::string model;
   // A small corpus may not hold as many pieces as asked for: then the vocabulary is smaller (hard_vocab_limit).
@@ -113,7 +113,7 @@ std::string Tokenizer::train(const std::vector<std::string>& texts, int vocabula
                                                                  &iterator, &model);
   if (!status.ok())
     fail(ErrorKind::usage,
-         "tokenizer.vocabulary: no tokenizer of {} pieces can be trained on these texts; "
+         "data.tokenizer.vocabulary: no tokenizer of {} pieces can be trained on these texts; "
          "SentencePiece says: {}",
          vocabulary, status.ToString());
   return model;

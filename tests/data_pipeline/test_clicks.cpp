@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <cstdlib>
 #include <map>
 #include <random>
 #include <set>
@@ -170,6 +171,42 @@ TEST(Clicks, StopShareThenLength) {
   EXPECT_EQ(lists.in_pool()[4], 0);
 }
 
+// The least bound is one user: a share of few users is less.
+TEST(Clicks, ANoteOfOneUserIsNotOverAnyStopShare) {
+  for (double share : {0., 0.01}) {
+    Log log("u\ta b c\nv\tc d e\nw\tc f");
+    log.config.stop_share = share;
+    const ClickLists lists = log.read();
+    const std::vector<PlainList> all = scan(lists, Split::train);
+    ASSERT_EQ(all.size(), 2u);
+    EXPECT_EQ(all[0].notes, (std::vector<int32_t>{0, 1}));
+    EXPECT_EQ(all[1].notes, (std::vector<int32_t>{3, 4}));
+    EXPECT_EQ(lists.stats().stopped_notes, 1);
+    EXPECT_EQ(lists.stats().stopped_users, 1);
+  }
+}
+
+TEST(Clicks, ThatNoTrainingUserIsLeftHasACauseAndAKey) {
+  const auto expect = [](const std::string& cause, Log log, auto change) {
+    change(log.config);
+    EXPECT_ERROR(data, "clicks1.txt: no training user is left: " + cause, log.read());
+  };
+  expect("there is no click in it; check data.clicks.files", Log(""), [](ClicksConfig&) {});
+  expect("all clicks are outside the time window; check data.clicks.from", Log("u,a,1\nu,b,2\n", ClickFormat::csv),
+         [](ClicksConfig& config) { config.from = 3; });
+  expect("all clicks are on notes that data.notes does not have", Log("u\tx y\n"),
+         [](ClicksConfig& config) { config.max_unknown_share = 1; });
+  expect("all users are held out; lower data.clicks.heldout_share (1)", Log("u\ta b\nv\tc d\n"),
+         [](ClicksConfig& config) { config.heldout_share = 1; });
+  expect("most have too few notes without those over data.clicks.stop_share (0.01); raise it",
+         Log("u\ta b\nv\ta b\nw\ta b c\nx\ta\n"), [](ClicksConfig& config) { config.stop_share = 0.01; });
+  expect("most have too few different notes; lower data.clicks.min_user_notes (3)", Log("u\ta b\nv\tc d\nw\ta a\n"),
+         [](ClicksConfig& config) { config.min_user_notes = 3; });
+  expect("most have too many notes; raise data.clicks.max_user_notes (2)", Log("u\ta b c\nv\tc d e\nw\ta\n"),
+         [](ClicksConfig& config) { config.max_user_notes = 2; });
+  expect("most have one note only, and pairs need two", Log("u\ta\nv\tb\n"), [](ClicksConfig&) {});
+}
+
 TEST(Clicks, HeldoutByHashOfTheUserAlone) {
   Log log("");
   std::string text;
@@ -194,7 +231,8 @@ TEST(Clicks, HeldoutByHashOfTheUserAlone) {
   write_file(log.config.files[0], text);
   log.config.stop_share = 0.01;
   log.config.min_user_notes = 2;
-  EXPECT_ERROR(data, "no training user is left", log.read());  // c, d, e are stopped, b is not: one note is too few
+  EXPECT_ERROR(data, "data.clicks.stop_share (0.01)",
+               log.read());  // c, d, e are stopped, b is not: one note is too few
 }
 
 // Random lists with repeats, as text in both formats, with some unknown notes.
@@ -270,12 +308,11 @@ TEST(Clicks, UnknownNotes) {
 
 TEST(Clicks, BadLists) {
   EXPECT_ERROR(data, "clicks1.txt:2: no tab after the user", Log("u\ta b\nv a b\n").read());
+  EXPECT_ERROR(data, "id id id …; to read CSV, set data.clicks.format to csv", Log("u,a,1\n").read());
   EXPECT_ERROR(data, "clicks1.txt:3: the user is empty", Log("u\ta b\n\n\ta b\n").read());
   Log second("u\ta b\n");
   second.add("v\ta\nw");
   EXPECT_ERROR(data, "clicks2.txt:2: no tab", second.read());
-  EXPECT_ERROR(data, "no training user is left", Log("").read());
-  EXPECT_ERROR(data, "no training user is left", Log("u\ta\n").read());
 }
 
 TEST(Clicks, BadCsv) {
@@ -291,13 +328,48 @@ TEST(Clicks, BadCsv) {
   EXPECT_ERROR(data, "clicks1.txt:3: quoted fields", read(good + "\"v\",a,3\n"));
   EXPECT_ERROR(data, "clicks1.txt:3: user \"t\" after user \"u\"", read(good + "t,a,3\n"));
   EXPECT_ERROR(data, "clicks1.txt:3: user \"u\": timestamp 1 after 2", read(good + "u,a,1\n"));
-  EXPECT_ERROR(data, "LC_ALL=C sort -t, -k1,1 -k3,3n", read(good + "t,a,3\n"));
+  EXPECT_ERROR(data, "then time: LC_ALL=C sort -t, -k1,1 -k3,3n /", read(good + "t,a,3\n"));
   // Byte order, in which capitals are first and a longer name is after its beginning.
   read("U,a,1\nU,b,2\nu,a,3\nuu,a,1\n");
   Log files(good, ClickFormat::csv);
   files.add("u,c,1\n");
   EXPECT_ERROR(data, "clicks2.txt:1: user \"u\": timestamp 1 after 2", files.read());
   EXPECT_ERROR(data, files.config.files[0] + " " + files.config.files[1], files.read());
+}
+
+// What the message says to run gives a log that is read, with or without headers and last line breaks.
+TEST(Clicks, TheCommandThatIsNamedSorts) {
+  for (const std::string header : {"", "user,note,timestamp\n", "\"user\",\"note\",\"time\"\n"}) {
+    Log log(header + "v,a,2\nv,b,1\nu,c,2", ClickFormat::csv);
+    log.add("w,a,1\nu,d,1\nw,b,2");
+    log.add(header + "a,a,1");
+    std::string message;
+    try {
+      log.read();
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    const size_t command = message.find("then time: ");
+    ASSERT_NE(command, message.npos) << message;
+    const std::string sorted = (log.folder / "sorted.csv").string();
+    ASSERT_EQ(std::system(("( " + message.substr(command + 11) + " ) >" + sorted).c_str()), 0) << message;
+    EXPECT_EQ(read_file(sorted), "a,a,1\nu,d,1\nu,c,2\nv,b,1\nv,a,2\nw,a,1\nw,b,2\n");
+    log.config.files = {sorted};
+    EXPECT_EQ(log.read().stats().kept_users[0], 3);
+  }
+}
+
+TEST(Clicks, ChecksumsOfTheFiles) {
+  const RandomLog random = random_log();
+  Log log(random.lists);
+  log.add("");
+  log.add("x\tnote1 note2");
+  log.notes = random.notes;
+  for (int64_t memory : {int64_t{1}, plenty}) {
+    const ClickLists lists = log.read(memory);
+    ASSERT_EQ(lists.checksums().size(), 3u);
+    for (int i : {0, 1, 2}) EXPECT_EQ(lists.checksums()[i], checksum_file(log.config.files[i])) << i;
+  }
 }
 
 TEST(Clicks, OutOfOrderAnywhere) {
@@ -315,18 +387,18 @@ TEST(Clicks, OutOfOrderAnywhere) {
 TEST(Clicks, BadConfig) {
   Log log("u\ta b\n");
   log.config.from = 5;
-  EXPECT_ERROR(usage, "need timestamps", log.read());
+  EXPECT_ERROR(usage, "data.clicks.from and data.clicks.to need timestamps", log.read());
   log.config.format = ClickFormat::csv;
   log.config.to = 5;
-  EXPECT_ERROR(usage, "clicks.to is 5, not after clicks.from, 5", log.read());
+  EXPECT_ERROR(usage, "data.clicks.to is 5, not after data.clicks.from, 5", log.read());
   log.config = {};
-  EXPECT_ERROR(usage, "clicks.files", log.read());
+  EXPECT_ERROR(usage, "data.clicks.files", log.read());
   log.config.files = {(log.folder / "absent").string()};
   EXPECT_ERROR(io, "absent: cannot be read", log.read());
   log.config.files = {log.folder.path().string()};
   EXPECT_ERROR(io, "cannot be read", log.read());
   log.config.min_user_notes = 101;
-  EXPECT_ERROR(usage, "clicks.max_user_notes is 100", log.read());
+  EXPECT_ERROR(usage, "data.clicks.max_user_notes is 100", log.read());
 }
 
 TEST(Clicks, NothingIsLeftInScratch) {

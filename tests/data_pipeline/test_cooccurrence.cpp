@@ -235,7 +235,7 @@ TEST(Cooccurrence, MoreRanksThanNotes) {
 TEST(Cooccurrence, Errors) {
   const ClickLists lists = lists_of("u\t0 1\nv\t1 0\n", 2);
   Communicator self = Communicator::self();
-  EXPECT_ERROR(usage, "raise memory_mb", cooccurrence(self, lists, Split::train, {}, 1000, [](auto) {}));
+  EXPECT_ERROR(usage, "raise data.memory_mb", cooccurrence(self, lists, Split::train, {}, 1000, [](auto) {}));
   EXPECT_ERROR(io, "disk full",
                cooccurrence(self, lists, Split::train, {}, plenty, [](auto) { fail(ErrorKind::io, "disk full"); }));
 }

@@ -137,13 +137,17 @@ TEST(NoteReader, SameForAnyBatchAndThreads) {
 TEST(NoteReader, BadLines) {
   EXPECT_ERROR(data, "notes.jsonl:2: malformed JSON", read_text(good + R"({"id": "b", "title")"));
   EXPECT_ERROR(data, "notes.jsonl:3: malformed JSON", read_text(good + "\n{} x\n"));
+  EXPECT_ERROR(data, "notes.jsonl:2: number overflow parsing '1e999'",
+               read_text(good + R"({"id":"x1","title":"t","content":"c","price":1e999})"));
   EXPECT_ERROR(data, "notes.jsonl:2: an object {…} is expected, not array", read_text(good + "[1]\n"));
   EXPECT_ERROR(data, "notes.jsonl:1: no field \"id\"", read_text(R"({"title":"t","content":"c"})"));
   EXPECT_ERROR(data, "\"id\" must be text or an integer", read_text(R"({"id":1.5,"title":"t","content":"c"})"));
   EXPECT_ERROR(data, "\"id\" is empty", read_text(R"({"id":"","title":"t","content":"c"})"));
-  EXPECT_ERROR(data, "no field \"title\"", read_text(R"({"id":1,"content":"c"})"));
+  EXPECT_ERROR(data, R"(no field "title", which data.title ("{title}") asks for)",
+               read_text(R"({"id":1,"content":"c"})"));
   EXPECT_ERROR(data, "no field \"content\"", read_text(R"({"id":1,"title":"c"})"));
-  EXPECT_ERROR(data, "no field \"name\"", read_text(good, "{name}: {title}"));
+  EXPECT_ERROR(data, R"(no field "name", which data.title ("{name}: {title}") asks for)",
+               read_text(good, "{name}: {title}"));
   EXPECT_ERROR(data, "\"content\" must be text, not null", read_text(R"({"id":1,"title":"t","content":null})"));
   EXPECT_ERROR(data, "\"category\" must be text, not number",
                read_text(R"({"id":1,"title":"t","content":"c","category":3})"));
@@ -151,6 +155,16 @@ TEST(NoteReader, BadLines) {
                read_text(R"({"id":1,"title":"t","content":"c","hashtags":"x"})"));
   EXPECT_ERROR(data, "\"hashtags\" holds number",
                read_text(R"({"id":1,"title":"t","content":"c","hashtags":["x",1]})"));
+}
+
+TEST(NoteReader, ChecksumOfTheFile) {
+  const TempDir folder;
+  for (const std::string& content : {good, good + "\r\n\n" + R"({"id":"b","title":"","content":"c"})", good + " \n"}) {
+    const auto file = write_text(folder / "notes.jsonl", content);
+    NoteReader reader(file);
+    read_all(reader, 2);
+    EXPECT_EQ(reader.checksum(), checksum(content)) << content;
+  }
 }
 
 TEST(NoteReader, InvalidUtf8) {
@@ -179,8 +193,8 @@ TEST(NoteReader, BadFiles) {
   EXPECT_ERROR(data, "holds no note with text (0 lines", read_text(""));
   EXPECT_ERROR(data, "holds no note with text (2 lines", read_text("\n\n"));
   EXPECT_ERROR(data, "1 notes without text", read_text(R"({"id":1,"title":"","content":""})"));
-  EXPECT_ERROR(usage, "title template", read_text(good, "{title"));
-  EXPECT_ERROR(usage, "title template", read_text(good, "a {} b"));
+  EXPECT_ERROR(usage, "data.title \"{title\": write", read_text(good, "{title"));
+  EXPECT_ERROR(usage, "data.title \"a {} b\": write", read_text(good, "a {} b"));
   const TempDir folder;
   EXPECT_ERROR(io, "absent.jsonl", NoteReader(folder / "absent.jsonl"));
   EXPECT_ERROR(io, folder.path().string(), NoteReader(folder.path()));

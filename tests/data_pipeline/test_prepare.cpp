@@ -1,9 +1,15 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <omp.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
 #include <numeric>
+#include <thread>
 
 #include "data_pipeline/pair_spool.h"
 #include "data_pipeline/prepare.h"
@@ -166,6 +172,97 @@ TEST_F(Prepare, AnyChangeMakesThemAgain) {
   EXPECT_TRUE(run().up_to_date);
 }
 
+TEST_F(Prepare, DamagedShardsAreMadeAgain) {
+  run();
+  const fs::path shards = config.shards;
+  const auto whole = contents(shards);
+  for (const char* name : {"notes-00000.h5", "pairs-00001.h5"}) {
+    write_file(shards / name, whole.at(name).substr(0, 1000));
+    EXPECT_FALSE(run().up_to_date) << name;
+    EXPECT_TRUE(contents(shards) == whole) << name;
+  }
+  write_file(shards / "tokenizer.model", Tokenizer::train({"other words"}, 300));
+  EXPECT_FALSE(run().up_to_date);
+  EXPECT_TRUE(contents(shards) == whole);
+}
+
+// As if an older program, whose shards of the same input are others, had made them.
+TEST_F(Prepare, ShardsWithAnotherIdAreMadeAgain) {
+  config.notes_per_shard = config.pairs_per_shard = 1 << 16;
+  const std::string id = run().set.id;
+  ShardSet other = read_shard_set(config.shards);
+  const Shards shards = read_shards(config.shards);
+  other.id = "another";
+  write_notes_shard(config.shards, other, 0, shards.notes);
+  write_pairs_shard(config.shards, other, 0, shards.pairs.train, shards.pairs.test);
+  finish_shards(config.shards, other);
+  EXPECT_NO_THROW(read_shards(config.shards));
+  const PrepareReport report = run();
+  EXPECT_FALSE(report.up_to_date);
+  EXPECT_EQ(report.set.id, id);
+}
+
+TEST_F(Prepare, WhatStandsBesideTheShardsStays) {
+  run();
+  fs::copy(config.shards, config.shards + ".old");
+  config.prompt.title_tokens = 7;
+  EXPECT_FALSE(run().up_to_date);
+  EXPECT_EQ(prepared_config(config.shards + ".old").prompt.title_tokens, PromptConfig{}.title_tokens);
+}
+
+// A click log for two readers, the k-th of which gets what content_of(k) returns, after all that this does.
+class ServedLog {
+ public:
+  ServedLog(fs::path log, std::function<std::string(int)> content_of) : log_(std::move(log)) {
+    make();
+    thread_ = std::thread([this, content_of] {
+      for (int k : {0, 1}) {
+        std::ofstream out(log_);  // waits for the reader
+        out << content_of(k);
+        make();  // the next reader is not to wait at this one's
+      }
+    });
+  }
+  ~ServedLog() {
+    const int rest = open(log_.c_str(), O_RDONLY | O_NONBLOCK);  // for readers that did not come
+    thread_.join();
+    close(rest);
+  }
+
+ private:
+  void make() const {
+    const fs::path fresh = log_.string() + ".fresh";
+    ASSERT_EQ(mkfifo(fresh.c_str(), 0600), 0);
+    fs::rename(fresh, log_);
+  }
+  const fs::path log_;
+  std::thread thread_;
+};
+
+// The log is read twice: for its checksum, after that of the notes; and between the two passes over the notes.
+TEST_F(Prepare, WhatChangesWhileItIsReadIsAnError) {
+  const fs::path log = config.clicks.files[0];
+  const std::string clicks = read_file(log), notes = read_file(config.notes);
+  const size_t second = notes.find('\n') + 1, third = notes.find('\n', second) + 1;
+  const std::string swapped = notes.substr(second, third - second) + notes.substr(0, second) + notes.substr(third);
+  for (int reader : {0, 1}) {
+    const ServedLog served(log, [&](int k) {
+      if (k == reader) write_file(config.notes, swapped);
+      return clicks;
+    });
+    EXPECT_ERROR(data, "notes.jsonl: changed while it was read; run prepare again", run());
+    write_file(config.notes, notes);
+  }
+  {
+    const ServedLog served(log, [&](int k) { return k == 0 ? clicks : clicks + "more\tn1 n2\n"; });
+    EXPECT_ERROR(data, "clicks.tsv: changed while it was read; run prepare again", run());
+  }
+  EXPECT_FALSE(fs::exists(folder / "shards"));
+  EXPECT_FALSE(fs::exists(folder / "shards.partial"));
+  const ServedLog served(log, [&](int) { return clicks; });
+  EXPECT_FALSE(run().up_to_date);
+}
+
 TEST_F(Prepare, WhatACutShortRunLeftIsCleared) {
   fs::create_directories(folder / "shards.partial");
   write_file(folder / "shards.partial" / "notes-00099.h5", "half a");
@@ -220,25 +317,25 @@ TEST_F(Prepare, AGivenTokenizerJsonIsTaken) {
 TEST_F(Prepare, RefusesImpossibleConfigurations) {
   const PrepareConfig good = config;
   config.notes = "";
-  EXPECT_ERROR(usage, "notes: no file is given", run());
+  EXPECT_ERROR(usage, "data.notes: no file is given", run());
   config = good;
   config.shards = "";
-  EXPECT_ERROR(usage, "shards: no folder is given", run());
+  EXPECT_ERROR(usage, "data.shards: no folder is given", run());
   config = good;
   config.clicks.files = {};
-  EXPECT_ERROR(usage, "clicks.files: no file is given", run());
+  EXPECT_ERROR(usage, "data.clicks.files: no file is given", run());
   config = good;
   config.memory_mb = 100;
-  EXPECT_ERROR(usage, "memory_mb: 100 is too little", run());
+  EXPECT_ERROR(usage, "data.memory_mb: 100 is too little", run());
   config = good;
   config.prompt.max_note_tokens = 3;
-  EXPECT_ERROR(usage, "prompt.max_note_tokens: 3 is too small", run());
+  EXPECT_ERROR(usage, "data.prompt.max_note_tokens: 3 is too small", run());
   config = good;
   config.notes = (folder / "none.jsonl").string();
   EXPECT_ERROR(io, "none.jsonl", run());
   config = good;
   config.tokenizer.vocabulary = 270;
-  EXPECT_ERROR(usage, "tokenizer.vocabulary", run());
+  EXPECT_ERROR(usage, "data.tokenizer.vocabulary", run());
   EXPECT_FALSE(fs::exists(folder / "shards"));
   EXPECT_FALSE(fs::exists(folder / "shards.partial"));
 }

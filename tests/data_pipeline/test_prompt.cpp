@@ -198,7 +198,7 @@ TEST(Prompt, KeepsMaxNoteTokensWhateverTheNote) {
     EXPECT_TRUE(fitted.content.empty() || fitted.hashtags.size() == 2);
     EXPECT_TRUE(fitted.hashtags.empty() || fitted.title.size() >= 40);
   }
-  EXPECT_ERROR(usage, "prompt.max_note_tokens: 5 is too small", Prompt(small(), {.max_note_tokens = 5}));
+  EXPECT_ERROR(usage, "data.prompt.max_note_tokens: 5 is too small", Prompt(small(), {.max_note_tokens = 5}));
 }
 
 TEST(Prompt, ChoosesHashtags) {

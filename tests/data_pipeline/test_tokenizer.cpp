@@ -166,7 +166,7 @@ TEST(Tokenizer, RefusesModelsThatCannotBeCutAtSpaces) {
 TEST(Tokenizer, TrainingNeedsTextAndRoomForIt) {
   EXPECT_ERROR(data, "no text to train", Tokenizer::train({}, 400));
   EXPECT_ERROR(data, "no text to train", Tokenizer::train({"", "  "}, 400));
-  EXPECT_ERROR(usage, "tokenizer.vocabulary", Tokenizer::train(some_texts(), 262));
+  EXPECT_ERROR(usage, "data.tokenizer.vocabulary", Tokenizer::train(some_texts(), 262));
 }
 
 TEST(Tokenizer, ThreadsEncodeAlike) {
