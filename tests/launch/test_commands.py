@@ -93,7 +93,12 @@ class CommandLine(unittest.TestCase):
 
     def test_wrong_command_lines(self):
         self.expect([], 2)
-        self.expect(["no-such-command"], 2)
+        for words, said in ((["trian", "x.yaml"], "unknown command 'trian'; did you mean 'train'?"),
+                            (["neighbours", "x.yaml"], "unknown command 'neighbours'; did you mean 'neighbors'?"),
+                            (["bench", "stpe", "x.yaml"], "unknown command 'bench stpe'; did you mean 'bench step'?"),
+                            (["frobnicate"], "unknown command 'frobnicate'; known are prepare, import, train, "),
+                            (["--frobnicate"], "unknown option '--frobnicate'")):
+            self.expect(words, 2, said, "--help")
         for command in COMMANDS:
             with self.subTest(command):
                 self.expect([*command.split(), *([] if command == "doctor" else ["x"]), "--no-such-option"], 2)
