@@ -383,8 +383,29 @@ class WholeWay(unittest.TestCase):
         self.assertIn(name, self.refused(5, "embed", self.config, "--checkpoint", run_copy, "--output", self.folder / "x.npy"))
         self.assertFalse((self.folder / "x.npy").exists())
 
-    def test_disk_is_left_clean_when_the_output_cannot_be_written(self):
-        self.refused(4, "embed", self.config, "--output", self.folder / "no_such_folder" / "x.h5")
+    def test_an_output_that_cannot_be_written_is_known_before_the_work(self):
+        for output in (self.folder / "no_such_folder" / "x.h5", self.folder / "no_such_folder" / "x.npy"):
+            self.assertIn(str(output), self.refused(4, "embed", "no_config.yaml", "--output", output))
+        (self.folder / "folder.h5").mkdir()
+        self.assertIn("it is a folder", self.refused(4, "embed", "no_config.yaml", "--output", self.folder / "folder.h5"))
+
+    def test_links_and_pipes_as_outputs(self):
+        (self.folder / "link.npy").symlink_to("linked.npy")
+        self.must("embed", self.config, "--output", self.folder / "link.npy")
+        self.assertTrue((self.folder / "link.npy").is_symlink())
+        self.expect_vectors("linked.npy", [f"n{i}" for i in range(60)])
+        lines = self.must("generate", self.config, "--id", "n1", "--output", "/dev/stdout")
+        self.assertEqual(json.loads(lines)["id"], "n1")
+
+    def test_ids_that_a_file_cannot_hold(self):
+        note = {"title": "rocket", "content": "moon"}
+        (self.folder / "odd.jsonl").write_text("".join(json.dumps({"id": f"a\0{i}", **note}) + "\n" for i in range(2)),
+                                               encoding="utf-8")
+        odd = ["embed", self.config, "--notes", self.folder / "odd.jsonl", "--output"]
+        self.assertIn("the note's id 'a\\00' holds a NUL byte", self.refused(3, *odd, self.folder / "odd.h5"))
+        self.assertFalse((self.folder / "odd.h5").exists())
+        self.must(*odd, self.folder / "odd.npy")
+        self.assertEqual((self.folder / "odd.ids.txt").read_bytes(), b"a\x000\na\x001\n")
 
 
 if __name__ == "__main__":
