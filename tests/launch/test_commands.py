@@ -103,6 +103,7 @@ class CommandLine(unittest.TestCase):
             with self.subTest(command):
                 self.expect([*command.split(), *([] if command == "doctor" else ["x"]), "--no-such-option"], 2)
         self.expect(["doctor", "--no-such-option"], 2, "--no-such-option")
+        self.expect(["doctor", "--set", "seed=x"], 2, "--set seed=x: there is no configuration")
         self.expect(["bench"], 2)
         self.expect(["neighbors", "x.yaml", "--index", "tree"], 2, "tree")
         self.expect(["neighbors", "x.yaml", "--count", "0"], 2, "--count")
