@@ -331,12 +331,12 @@ class WholeWay(unittest.TestCase):
         text = self.must("inspect", self.folder / "shards", "--notes", "2")
         for part in ("notes", "60", "note n0 ", "note n59 ", "[EMB]", "{'title': music: ", "The category is: music"):
             self.assertIn(part, text)
-        text = self.must("inspect", self.folder / "shards" / "notes-00000.h5", "--notes", "1")
         text_of_shards = text
+        text = self.must("inspect", self.folder / "shards" / "notes-00000.h5", "--notes", "1")
         for part in ("category_input/values", "uint64", "note n0 "):
             self.assertIn(part, text)
-        self.assertIn("train/query", self.must("inspect", self.folder / "shards" / "pairs-00000.h5"))
         self.assertEqual(self.must("inspect", self.folder / "shards" / "shards.json", "--notes", "2"), text_of_shards)
+        self.assertIn("train/query", self.must("inspect", self.folder / "shards" / "pairs-00000.h5"))
         self.assertIn("[EMB]", self.must("inspect", self.folder / "shards" / "tokenizer.model"))
         golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tokenizers"
         text = self.must("inspect", golden / "llama3" / "tokenizer.json")
@@ -347,8 +347,8 @@ class WholeWay(unittest.TestCase):
         for part in ("model.layers.1.mlp.down_proj.weight", "32 × 64", "f32", "5 of 5"):
             self.assertIn(part, text)
         self.assertNotIn("does not know", text)
-        self.assertIn("whole", self.must("inspect", self.folder / "run"))
         self.assertEqual(self.must("inspect", self.checkpoint / "manifest.json"), text)
+        self.assertIn("whole", self.must("inspect", self.folder / "run"))
         self.assertIn("note_head.tau", self.must("inspect", self.checkpoint / "note_head.safetensors"))
 
     # From the file to a note's vector, with a tokenizer that has no BOS.
