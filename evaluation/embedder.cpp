@@ -1,5 +1,7 @@
 #include "evaluation/embedder.h"
 
+#include <cmath>
+
 #include "model/note_head.h"
 #include "runtime/progress.h"
 
@@ -14,6 +16,17 @@ int64_t arena_bytes(const Transformer& transformer, int64_t tokens, int64_t note
 }
 
 }  // namespace
+
+void require_unit_vectors(Tensor vectors, const std::function<std::string(int64_t)>& id_of) {
+  for (int64_t i = 0; i < vectors.rows(); ++i) {
+    double square = 0;
+    for (const float x : vectors.slice(i, i + 1).span<float>()) square += double{x} * x;
+    if (!(std::abs(square - 1) < 0.01))
+      fail(ErrorKind::diverged,
+           "the vector of note {} has length {:.3g}, not 1: the weights are broken, or training diverged", id_of(i),
+           std::sqrt(square));
+  }
+}
 
 Embedder::Embedder(const ModelConfig& config, DType compute, int batch_notes, Device device, Communicator* tensor)
     : transformer_(config, compute, device, {}, tensor),
@@ -41,6 +54,7 @@ void Embedder::embed(Stream& stream, Communicator& ranks, const Weights& weights
     progress.advance(end - begin);
   }
   ranks.all_gather_rows("note vectors", mine, rows_of, out);
+  require_unit_vectors(out, [&](int64_t i) { return notes.ids[which[i]]; });
 }
 
 void Embedder::embed_batch(Stream& stream, const Weights& weights, const NoteTable& notes,

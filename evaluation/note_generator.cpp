@@ -4,6 +4,7 @@
 
 #include "data_pipeline/prepare.h"
 #include "data_pipeline/shards.h"
+#include "evaluation/embedder.h"
 #include "runtime/progress.h"
 
 namespace notellm {
@@ -70,6 +71,7 @@ std::vector<Generated> NoteGenerator::generate(Stream& stream, Communicator& ran
     std::vector<int64_t> rows;
     for (int rank = 0; rank < ranks.size(); ++rank) rows.push_back(begin_of(rank + 1) - begin_of(rank));
     ranks.all_gather_rows("note vectors", mine, rows, vectors);
+    require_unit_vectors(vectors, [&](int64_t i) { return notes.ids[examples[i].note]; });
   }
   return gathered(ranks, std::move(outputs));
 }

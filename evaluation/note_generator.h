@@ -18,8 +18,8 @@ class NoteGenerator {
 
   // The outputs of examples without output (NoteExample::output), in their order. Shared out over `ranks`, with a
   // tensor group the data group; every rank gets all. vectors: f32 [examples, note_dim] in host memory for their
-  // vectors, or empty. closed: the only outputs, or null. show: progress. Throws as Generator::run; Error(data) naming
-  // the note: a prompt longer than the model's context.
+  // vectors, or empty. closed: the only outputs, or null. show: progress. Throws as Generator::run; with vectors as
+  // require_unit_vectors; Error(data) naming the note: a prompt longer than the model's context.
   std::vector<Generated> generate(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,
                                   std::span<const NoteExample> examples, const TokenTrie* closed, Tensor vectors,
                                   bool show);

@@ -359,6 +359,10 @@ Example: mpirun -n 2 notellm doctor run.yaml)");
       ->check(CLI::Range(0, 1 << 20).description(""));
   command->callback([options, threads, &chosen] {
     chosen = [options, threads](Communicator& ranks) {
+      if (options->path.empty() && !options->overrides.empty())
+        fail(ErrorKind::usage,
+             "--set {}: there is no configuration to set it in; give its file first: notellm doctor CONFIG --set …",
+             fmt::join(options->overrides, " "));
       std::optional<RunConfig> config;
       if (!options->path.empty()) config = read_run_config(options->path, options->overrides);
       const int wanted = *threads == 0 && config ? config->threads : *threads;

@@ -6,6 +6,7 @@
 #include "launch/new_notes.h"
 #include "launch/trained_model.h"
 #include "launch/vector_file.h"
+#include "runtime/files.h"
 #include "runtime/progress.h"
 
 namespace notellm {
@@ -26,6 +27,7 @@ std::vector<int32_t> rows_to_embed(const NoteTable& notes, bool pool) {
 
 int embed(const EmbedOptions& options, Communicator& ranks) {
   check_vector_file_name(options.output);
+  if (ranks.rank() == 0) require_writable(options.output);  // before the work, not after it
   const RunConfig config = options.read_for_device(ranks);
   Mesh mesh = mesh_of(config, ranks);
   const TrainedModel model = TrainedModel::load(config, options.checkpoint, mesh);
@@ -33,6 +35,9 @@ int embed(const EmbedOptions& options, Communicator& ranks) {
   if (!options.notes.empty()) fresh = tokenize_file(config.data.shards, model.shards.notes, options.notes);
   const NoteTable& notes = options.notes.empty() ? model.shards.notes : fresh;
   const std::vector<int32_t> rows = rows_to_embed(notes, options.pool);
+  std::vector<std::string> ids;
+  for (const int32_t row : rows) ids.push_back(notes.ids[row]);
+  check_vector_ids(options.output, ids);
 
   const auto count = static_cast<int64_t>(rows.size());
   Buffer memory(count * model.config.model.note_dim * size_of(DType::f32));
@@ -43,8 +48,6 @@ int embed(const EmbedOptions& options, Communicator& ranks) {
   embedder.embed(stream, mesh.data, model.weights, notes, rows, vectors, ranks.rank() == 0);
   if (ranks.rank() != 0) return 0;
 
-  std::vector<std::string> ids;
-  for (const int32_t row : rows) ids.push_back(notes.ids[row]);
   write_vectors(options.output, ids, vectors,
                 {{"checkpoint", model.checkpoint.string()},
                  {"step", std::to_string(model.position.step)},

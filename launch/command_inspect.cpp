@@ -59,8 +59,7 @@ void inspect_folder(const fs::path& folder, int64_t notes) {
   if (fs::exists(folder / "checkpoints") || fs::exists(folder / "metrics.jsonl")) return inspect_run(folder);
   fail(ErrorKind::data,
        "{}: neither shards ({}), nor a checkpoint (manifest.json), nor a run (checkpoints, metrics.jsonl); a folder "
-       "that is "
-       "not complete has none of them",
+       "that is not complete has none of them",
        folder.string(), shard_set_file_name);
 }
 
@@ -166,6 +165,8 @@ void inspect_run(const fs::path& folder) {
 void inspect(const fs::path& path, int64_t notes) {
   if (!fs::exists(path)) fail(ErrorKind::io, "{}: no such file or folder", path.string());
   if (fs::is_directory(path)) return inspect_folder(path, notes);
+  if (const fs::path name = path.filename(); name == shard_set_file_name || name == manifest_name)
+    return inspect_folder(path.has_parent_path() ? path.parent_path() : ".", notes);  // which the file describes
   const std::string begin = first_bytes(path), extension = path.extension().string();
   if (extension == ".h5" || begin.starts_with("\x89HDF")) return inspect_hdf5(path, notes);
   if (notes > 0) fail(ErrorKind::usage, "--notes: {} is no file of shards", path.string());
@@ -181,7 +182,7 @@ void add_inspect(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand("inspect", "what is in a file or folder, and whether it is whole");
   command->footer(
       R"(Knows folders of shards, runs and checkpoints, and files: .h5 (shards, vectors), .safetensors, .model
-(SentencePiece), tokenizer.json. Checksums and contents are checked; the exit code is 3 (data) or 5 (checkpoint) where
+(SentencePiece), tokenizer.json; shards.json and manifest.json stand for their folder. Checksums and contents are checked; the exit code is 3 (data) or 5 (checkpoint) where
 something is damaged.
 Example: notellm inspect data/debian/shards --notes 3)");
   struct Options {

@@ -1,4 +1,5 @@
 // notellm: trains note-recommendation language models. One file per subcommand: command_*.cpp.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -7,6 +8,7 @@
 #include <thread>
 
 #include "launch/commands.h"
+#include "runtime/edit_distance.h"
 #include "runtime/log.h"
 #include "runtime/watchdog.h"
 
@@ -56,6 +58,31 @@ int run(const Action& chosen) {
   Communicator::abort(code);
 }
 
+// The word that stands where a subcommand is due, and the name that is nearest to it.
+CLI::ParseError unknown_word(const CLI::App& command, const std::string& word) {
+  const auto error = [](const std::string& text) { return CLI::ParseError(text, CLI::ExitCodes::ExtrasError); };
+  if (word.starts_with('-')) return error(fmt::format("unknown option '{}'", word));
+  std::vector<std::string> names;
+  for (const CLI::App* known : command.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(known->get_name());
+  const auto distance = [&](const std::string& name) { return edit_distance(word, name); };
+  const std::string& nearest = *std::ranges::min_element(names, {}, distance);
+  const std::string before = command.get_parent() ? command.get_name() + " " : "";
+  const bool near = 2 * distance(nearest) <= std::ssize(word);
+  return error(fmt::format("unknown command '{}{}'; {}", before, word,
+                           near ? fmt::format("did you mean '{}{}'?", before, nearest)
+                                : fmt::format("known are {}", fmt::join(names, ", "))));
+}
+
+// CLI11 says that a subcommand is missing; where a word stands in its place, that word is what is wrong.
+void explain(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
+  const std::vector<std::string> words = command->remaining();
+  const bool has_word = command->get_require_subcommand_min() > 0 && !words.empty();
+  app.exit(has_word ? unknown_word(*command, words.front()) : error);
+}
+
 }  // namespace
 }  // namespace notellm
 
@@ -73,6 +100,9 @@ int main(int argc, char** argv) {
     add(app, chosen);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    explain(app, error);
+    return static_cast<int>(ErrorKind::usage);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(ErrorKind::usage);
   }

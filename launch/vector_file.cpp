@@ -89,12 +89,7 @@ void write_h5(const fs::path& path, std::span<const std::string> ids, Tensor vec
 // bytes.
 void write_npy(const fs::path& path, std::span<const std::string> ids, Tensor vectors) {
   std::string lines;
-  for (const std::string& id : ids) {
-    if (id.find_first_of("\r\n") != std::string::npos)
-      fail(ErrorKind::data,
-           "the id '{}' holds a line break, which a file of one id a line cannot hold: write a .h5 file", id);
-    lines += id + "\n";
-  }
+  for (const std::string& id : ids) lines += id + "\n";
   std::string header =
       fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", vectors.rows(), vectors.cols());
   constexpr size_t before = 10;  // magic, version, length
@@ -116,9 +111,22 @@ void check_vector_file_name(const fs::path& path) {
     fail(ErrorKind::usage, "--output {}: the name must end in .h5 or .npy", path.string());
 }
 
+void check_vector_ids(const fs::path& path, std::span<const std::string> ids) {
+  const bool is_h5 = path.extension() == ".h5";
+  for (const std::string& id : ids) {
+    if (!is_h5 && id.find_first_of("\r\n") != id.npos)
+      fail(ErrorKind::data,
+           "the id '{}' holds a line break, which a file of one id a line cannot hold: write a .h5 file", id);
+    if (const size_t at = id.find('\0'); is_h5 && at != id.npos)
+      fail(ErrorKind::data, "the note's id '{}\\0{}' holds a NUL byte, where a .h5 file ends a text: write a .npy file",
+           id.substr(0, at), id.substr(at + 1));
+  }
+}
+
 void write_vectors(const fs::path& path, std::span<const std::string> ids, Tensor vectors,
                    const VectorAttributes& attributes) {
   check_vector_file_name(path);
+  check_vector_ids(path, ids);
   NOTELLM_CHECK(vectors.rows() == std::ssize(ids), "{} for {} ids", describe(vectors), ids.size());
   if (path.extension() == ".h5")
     write_h5(path, ids, vectors, attributes);

@@ -22,9 +22,12 @@ using VectorAttributes = std::map<std::string, std::string>;
 // Throws Error(usage) unless the name ends in .h5 or .npy.
 void check_vector_file_name(const std::filesystem::path& path);
 
+// Throws Error(data) for an id that the file cannot hold: with a line break (.npy), with a NUL byte (.h5, whose texts
+// end there).
+void check_vector_ids(const std::filesystem::path& path, std::span<const std::string> ids);
+
 // Writes vectors [ids.size(), d] f32 to a .h5 or .npy file, as the name ends. The files appear whole or not at all; of
-// the two of .npy, the vectors come last. Throws Error: usage (another ending), io, data (.npy: an id with a line
-// break).
+// the two of .npy, the vectors come last. Throws Error: io, and as the two above.
 void write_vectors(const std::filesystem::path& path, std::span<const std::string> ids, Tensor vectors,
                    const VectorAttributes& attributes);
 

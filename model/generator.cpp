@@ -11,7 +11,8 @@ namespace {
 GenerationConfig checked(const GenerationConfig& c) {
   const Sampling& s = c.sampling;
   if (c.max_tokens < 1) fail(ErrorKind::usage, "{} tokens at most, but an output has at least 1", c.max_tokens);
-  if (!(s.temperature > 0)) fail(ErrorKind::usage, "temperature {}, but it must be above 0", s.temperature);
+  if (!(s.temperature > 0 && std::isfinite(s.temperature)))
+    fail(ErrorKind::usage, "temperature {}, but it must be above 0, and finite", s.temperature);
   if (s.top_k < 0) fail(ErrorKind::usage, "top-k {}, but it must be at least 0 (0: all tokens)", s.top_k);
   if (!(s.top_p > 0 && s.top_p <= 1)) fail(ErrorKind::usage, "top-p {}, but it must be above 0 and at most 1", s.top_p);
   return c;

@@ -34,8 +34,6 @@ std::optional<T> parse_number(const YAML::Node& node) {
   std::string_view text = node.Scalar();
   if (text.starts_with('+')) text.remove_prefix(1);
   if constexpr (std::floating_point<T>) {
-    if (text == ".inf") return std::numeric_limits<T>::infinity();
-    if (text == "-.inf") return -std::numeric_limits<T>::infinity();
     if (text.find_first_not_of("0123456789+-.eE") != text.npos) return std::nullopt;  // from_chars knows nan and inf
   }
   T value{};
@@ -53,8 +51,6 @@ T number_in(const YAML::Node& node, Bounds bounds, const std::string& type) {
 
 template <class T>
 std::string print_number(T value) {
-  if constexpr (std::floating_point<T>)
-    if (std::isinf(value)) return value > 0 ? ".inf" : "-.inf";
   return fmt::format("{}", value);  // the shortest text that reads back to the same bits
 }
 

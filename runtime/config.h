@@ -3,8 +3,8 @@
 // A config struct has a member `void fields(Fields& f)`, which names each key once:
 //     f.add("dim", "hidden size", dim, at_least(1));
 //     f.section("model", model);
-// Errors (usage): unknown key (with the nearest known one), wrong type, value out of range: file, line and key are
-// named.
+// Errors (usage): unknown key (with the nearest known one), wrong type, value out of range, a number that is not
+// finite: file, line and key are named.
 #pragma once
 
 #include <functional>

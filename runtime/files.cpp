@@ -21,7 +21,8 @@ constexpr size_t chunk_bytes = 1 << 20;
 // Owns a file descriptor.
 class File {
  public:
-  File(const fs::path& path, int flags) : descriptor_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+  explicit File(int descriptor) : descriptor_(descriptor) {}
+  File(const fs::path& path, int flags) : File(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
   File(const File&) = delete;
   File& operator=(const File&) = delete;
   ~File() {
@@ -75,12 +76,49 @@ bool write_all(int descriptor, std::string_view content) {
   return true;
 }
 
-bool write_beside(const fs::path& path, const std::function<std::string_view()>& next) {
-  File file(path, O_WRONLY | O_CREAT | O_TRUNC);
+bool write_pieces(const File& file, const std::function<std::string_view()>& next) {
   if (!file.ok()) return false;
   for (std::string_view piece = next(); !piece.empty(); piece = next())
     if (!write_all(file.descriptor(), piece)) return false;
-  return fsync(file.descriptor()) == 0 && file.close();
+  return true;
+}
+
+bool write_beside(const fs::path& path, const std::function<std::string_view()>& next) {
+  File file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  return write_pieces(file, next) && fsync(file.descriptor()) == 0 && file.close();
+}
+
+// Where write_file(path, …) writes.
+struct Destination {
+  fs::path path;  // behind all links
+  bool replaced;  // or written into
+};
+
+Destination destination_of(fs::path path) {
+  std::error_code ignored;
+  constexpr int most_links = 40;  // the kernel's bound: opening what is left of a circle fails
+  for (int links = 0; links < most_links && fs::is_symlink(path, ignored); ++links) {
+    // A link of /proc leads to an open file, whatever its text says.
+    if (fs::canonical(path.parent_path(), ignored).string().starts_with("/proc/")) return {path, false};
+    path = path.parent_path() / fs::read_symlink(path, ignored);
+  }
+  const fs::file_type type = fs::status(path, ignored).type();
+  using enum fs::file_type;
+  return {path, type == not_found || type == regular || type == directory};
+}
+
+// The process's own descriptor where the path names one: who writes to it too goes on behind what is written here.
+int open_as_it_is(const fs::path& path) {
+  std::error_code ignored;
+  const fs::path own = fs::canonical("/proc/self/fd", ignored);
+  if (own.empty() || fs::canonical(path.parent_path(), ignored) != own) return open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  std::fflush(stdout);
+  return fcntl(std::stoi(path.filename()), F_DUPFD_CLOEXEC, 0);
+}
+
+bool write_into(const fs::path& path, const std::function<std::string_view()>& next) {
+  File file(open_as_it_is(path));
+  return write_pieces(file, next) && file.close();
 }
 
 void remove_folder(const fs::path& folder) {
@@ -132,7 +170,12 @@ void write_file(const fs::path& path, std::span<const std::string_view> pieces) 
 }
 
 void write_file(const fs::path& path, const std::function<std::string_view()>& next) {
-  const fs::path beside = path.string() + ".tmp." + std::to_string(getpid());
+  const Destination to = destination_of(path);
+  if (!to.replaced) {
+    if (!write_into(to.path, next)) fail_to_write(path);
+    return;
+  }
+  const fs::path beside = to.path.string() + ".tmp." + std::to_string(getpid());
   const auto write = [&] {
     try {
       return write_beside(beside, next);
@@ -141,13 +184,13 @@ void write_file(const fs::path& path, const std::function<std::string_view()>& n
       throw;
     }
   };
-  if (!write() || rename(beside.c_str(), path.c_str()) != 0) {
+  if (!write() || rename(beside.c_str(), to.path.c_str()) != 0) {
     const int error = errno;
     unlink(beside.c_str());
     errno = error;
     fail_to_write(path);
   }
-  sync_directory(path.parent_path());
+  sync_directory(to.path.parent_path());
 }
 
 void create_file(const fs::path& path, std::string_view begin, int64_t bytes) {
@@ -202,13 +245,14 @@ fs::path file_inside(const fs::path& folder, const std::string& name) {
 }
 
 void require_writable(const fs::path& path) {
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  const Destination to = destination_of(path);
+  const fs::path folder = to.path.has_parent_path() ? to.path.parent_path() : fs::path(".");
   std::error_code unknown;
-  if (fs::is_directory(path, unknown)) fail(ErrorKind::io, "cannot write {}: it is a folder", path.string());
-  if (!fs::is_directory(folder, unknown))
+  if (fs::is_directory(to.path, unknown)) fail(ErrorKind::io, "cannot write {}: it is a folder", path.string());
+  if (to.replaced && !fs::is_directory(folder, unknown))
     fail(ErrorKind::io, "cannot write {}: there is no folder {}", path.string(), folder.string());
-  if (access(folder.c_str(), W_OK | X_OK) != 0)
-    fail(ErrorKind::io, "cannot write {}: {}", path.string(), std::strerror(errno));
+  if (access(to.replaced ? folder.c_str() : to.path.c_str(), to.replaced ? W_OK | X_OK : W_OK) != 0)
+    fail_to_write(path);
 }
 
 void sync_directory(const fs::path& directory) {

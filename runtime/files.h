@@ -17,8 +17,9 @@ namespace notellm {
 std::string read_file(const std::filesystem::path& path);
 
 // Writes beside `path`, syncs to disk, renames onto it: afterwards the file has the old content or the new, never part
-// of it. Throws Error(io) (disk full, no permission, …) with the file's name; the old file stays, nothing is left
-// beside it.
+// of it. A link stays: the file that it leads to is written so, or made. A device, a pipe and what a process holds open
+// (/dev/stdout) are written into as they are. Throws Error(io) (disk full, no permission, …) with the file's name; the
+// old file stays, nothing is left beside it.
 void write_file(const std::filesystem::path& path, std::string_view content);
 // … the pieces one after the other, so that large content need not be joined in memory.
 void write_file(const std::filesystem::path& path, std::span<const std::string_view> pieces);
@@ -51,8 +52,8 @@ class FileInPlace {
 // that leads out of the folder or nowhere.
 std::filesystem::path file_inside(const std::filesystem::path& folder, const std::string& name);
 
-// Throws Error(io) where write_file(path, …) could not begin: a folder that is missing or not to be written, or `path`
-// is a folder. To be asked before long work whose result goes there.
+// Throws Error(io) where write_file(path, …) could not begin: a folder that is missing or not to be written, a device
+// or pipe that is not to be written, or `path` is a folder. To be asked before long work whose result goes there.
 void require_writable(const std::filesystem::path& path);
 
 // Makes the entries of a directory (new files, renames) durable.

@@ -70,6 +70,7 @@ class Exporter {
   }
 
   void run() {
+    const std::string measured = measured_recall(info_.path, options_.report);  // before the work: may be no report
     write_model();
     const RunConfig& config = info_.config;
     write(hugging_face_config_name,
@@ -79,7 +80,7 @@ class Exporter {
     if (config.model.qkv_bias && tokenizer_.files().contains(tokenizer_file_names[0]))
       spdlog::warn(
           "transformers 5 has no SentencePiece tokenizer for Qwen2: load it by LlamaTokenizer, not AutoTokenizer");
-    write("README.md", model_card(info_, measured_recall(info_.path, options_.report)));
+    write("README.md", model_card(info_, measured));
     for (const auto& [name, content] : sentence_transformers_files(config.model)) write(name, content);
     const Parameter& projection = layout_.at("note_head.weight");
     write_file_of({{&projection, {"linear.weight", shape(projection, DType::f32)}}}, "2_Dense/model.safetensors");

@@ -64,6 +64,21 @@ std::string prompt_example(const PromptConfig& config) {
   return text.instruction + text.note;
 }
 
+// As JSON has it, and Python.
+std::string text_literal(const std::string& text) { return Json(text).dump(); }
+
+// What stands between a note and its prompt in 'notellm prepare' and 'embed', and not in encode().
+std::string fitting(const PrepareConfig& data) {
+  const PromptConfig& prompt = data.prompt;
+  return fmt::format(
+      R"(`notellm embed` makes titles by the template
+`{}`, cuts them to {} tokens and contents to {}, takes at most {} hashtags, keeps all of it to {} tokens from behind the
+instruction on, and makes each run of white space in contents and hashtags one space. `encode` takes texts as they are:
+of a note that none of this changes it gives the same vector.)",
+      text_literal(data.title), prompt.title_tokens, prompt.content_tokens, prompt.max_hashtags,
+      prompt.max_note_tokens);
+}
+
 Json added_token(const std::string& content) {
   return {{"content", content}, {"lstrip", false},      {"normalized", false},
           {"rstrip", false},    {"single_word", false}, {"special", true}};
@@ -178,6 +193,7 @@ std::string measured_recall(const fs::path& checkpoint, const fs::path& report) 
 
 std::string model_card(const CheckpointInfo& checkpoint, const std::string& measured) {
   const ModelConfig& m = checkpoint.config.model;
+  const PrepareConfig& data = checkpoint.config.data;
   return fmt::format(R"(---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -193,13 +209,13 @@ A NoteLLM encoder (arXiv 2403.01744), written by `notellm export` after {} train
 from sentence_transformers import SentenceTransformer  # and sentencepiece
 
 model = SentenceTransformer("path of this folder")
-prompt = """{}"""
+prompt = {}
 vectors = model.encode([prompt])
 ```
 
-A text is a note's prompt up to, not with, `[EMB]`: titles and contents go in as they are, runs of white space of the
-content as one space. Notes that users click one after the other have vectors with a high cosine. The same model
-generates: `AutoModelForCausalLM` on the prompt, `[EMB]` and what asks for the category or the hashtags.
+A text is a note's prompt up to, not with, `[EMB]`. {} Notes that users click one after the other have vectors with a
+high cosine. The same model generates: `AutoModelForCausalLM` on the prompt, `[EMB]` and what asks for the category or
+the hashtags.
 
 ## Measured
 
@@ -210,8 +226,8 @@ generates: `AutoModelForCausalLM` on the prompt, `[EMB]` and what asks for the c
 {}```
 )",
                      checkpoint.manifest.position.step, m.layers, m.dim, m.heads, m.kv_heads,
-                     checkpoint.manifest.tokens_in_use, m.note_dim, prompt_example(checkpoint.config.data.prompt),
-                     measured.empty() ? "Nothing: no report was given to the export.\n" : measured,
+                     checkpoint.manifest.tokens_in_use, m.note_dim, text_literal(prompt_example(data.prompt)),
+                     fitting(data), measured.empty() ? "Nothing: no report was given to the export.\n" : measured,
                      print_run_config(checkpoint.config));
 }
 

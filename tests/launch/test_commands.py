@@ -93,11 +93,17 @@ class CommandLine(unittest.TestCase):
 
     def test_wrong_command_lines(self):
         self.expect([], 2)
-        self.expect(["no-such-command"], 2)
+        for words, said in ((["trian", "x.yaml"], "unknown command 'trian'; did you mean 'train'?"),
+                            (["neighbours", "x.yaml"], "unknown command 'neighbours'; did you mean 'neighbors'?"),
+                            (["bench", "stpe", "x.yaml"], "unknown command 'bench stpe'; did you mean 'bench step'?"),
+                            (["frobnicate"], "unknown command 'frobnicate'; known are prepare, import, train, "),
+                            (["--frobnicate"], "unknown option '--frobnicate'")):
+            self.expect(words, 2, said, "--help")
         for command in COMMANDS:
             with self.subTest(command):
                 self.expect([*command.split(), *([] if command == "doctor" else ["x"]), "--no-such-option"], 2)
         self.expect(["doctor", "--no-such-option"], 2, "--no-such-option")
+        self.expect(["doctor", "--set", "seed=x"], 2, "--set seed=x: there is no configuration")
         self.expect(["bench"], 2)
         self.expect(["neighbors", "x.yaml", "--index", "tree"], 2, "tree")
         self.expect(["neighbors", "x.yaml", "--count", "0"], 2, "--count")
@@ -358,9 +364,11 @@ class WholeWay(unittest.TestCase):
         text = self.must("inspect", self.folder / "shards", "--notes", "2")
         for part in ("notes", "60", "note n0 ", "note n59 ", "[EMB]", "{'title': music: ", "The category is: music"):
             self.assertIn(part, text)
+        text_of_shards = text
         text = self.must("inspect", self.folder / "shards" / "notes-00000.h5", "--notes", "1")
         for part in ("category_input/values", "uint64", "note n0 "):
             self.assertIn(part, text)
+        self.assertEqual(self.must("inspect", self.folder / "shards" / "shards.json", "--notes", "2"), text_of_shards)
         self.assertIn("train/query", self.must("inspect", self.folder / "shards" / "pairs-00000.h5"))
         self.assertIn("[EMB]", self.must("inspect", self.folder / "shards" / "tokenizer.model"))
         golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tokenizers"
@@ -372,6 +380,7 @@ class WholeWay(unittest.TestCase):
         for part in ("model.layers.1.mlp.down_proj.weight", "32 × 64", "f32", "5 of 5"):
             self.assertIn(part, text)
         self.assertNotIn("does not know", text)
+        self.assertEqual(self.must("inspect", self.checkpoint / "manifest.json"), text)
         self.assertIn("whole", self.must("inspect", self.folder / "run"))
         self.assertIn("note_head.tau", self.must("inspect", self.checkpoint / "note_head.safetensors"))
 
@@ -411,8 +420,29 @@ class WholeWay(unittest.TestCase):
         self.assertIn(name, self.refused(5, "embed", self.config, "--checkpoint", run_copy, "--output", self.folder / "x.npy"))
         self.assertFalse((self.folder / "x.npy").exists())
 
-    def test_disk_is_left_clean_when_the_output_cannot_be_written(self):
-        self.refused(4, "embed", self.config, "--output", self.folder / "no_such_folder" / "x.h5")
+    def test_an_output_that_cannot_be_written_is_known_before_the_work(self):
+        for output in (self.folder / "no_such_folder" / "x.h5", self.folder / "no_such_folder" / "x.npy"):
+            self.assertIn(str(output), self.refused(4, "embed", "no_config.yaml", "--output", output))
+        (self.folder / "folder.h5").mkdir()
+        self.assertIn("it is a folder", self.refused(4, "embed", "no_config.yaml", "--output", self.folder / "folder.h5"))
+
+    def test_links_and_pipes_as_outputs(self):
+        (self.folder / "link.npy").symlink_to("linked.npy")
+        self.must("embed", self.config, "--output", self.folder / "link.npy")
+        self.assertTrue((self.folder / "link.npy").is_symlink())
+        self.expect_vectors("linked.npy", [f"n{i}" for i in range(60)])
+        lines = self.must("generate", self.config, "--id", "n1", "--output", "/dev/stdout")
+        self.assertEqual(json.loads(lines)["id"], "n1")
+
+    def test_ids_that_a_file_cannot_hold(self):
+        note = {"title": "rocket", "content": "moon"}
+        (self.folder / "odd.jsonl").write_text("".join(json.dumps({"id": f"a\0{i}", **note}) + "\n" for i in range(2)),
+                                               encoding="utf-8")
+        odd = ["embed", self.config, "--notes", self.folder / "odd.jsonl", "--output"]
+        self.assertIn("the note's id 'a\\00' holds a NUL byte", self.refused(3, *odd, self.folder / "odd.h5"))
+        self.assertFalse((self.folder / "odd.h5").exists())
+        self.must(*odd, self.folder / "odd.npy")
+        self.assertEqual((self.folder / "odd.ids.txt").read_bytes(), b"a\x000\na\x001\n")
 
 
 if __name__ == "__main__":

@@ -183,6 +183,7 @@ class Generate(unittest.TestCase):
                 (["--topics", "2"], "--topics"),
                 (["--task", "hashtags", "--topics", "9"], "at most 3"),
                 (["--temperature", "-1"], "temperature -1"),
+                (["--temperature", "inf"], "temperature inf"),
                 (["--top-k", "3"], "--temperature above 0"),
                 (["--temperature", "1", "--top-k", "-1"], "top-k -1"),
                 (["--temperature", "1", "--top-p", "1.5"], "top-p 1.5"),

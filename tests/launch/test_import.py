@@ -4,10 +4,12 @@
 test_import.py NOTELLM MPIEXEC [unittest options]
 """
 
+import ast
 import json
 import os
 import pathlib
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -103,6 +105,17 @@ class Import(unittest.TestCase):
         self.assertEqual(process.returncode, 0)
         return usage.ru_maxrss * 1024
 
+    def check_card(self, card):
+        self.assertIn("| notellm |", card)
+        self.assertIn('titles by the template\n`"{title}"`, cuts them to 20 tokens and contents to 80, takes at most 3 hashtags',
+                      card)
+        (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        prompts = [ast.literal_eval(node.value) for node in ast.parse(code).body
+                   if isinstance(node, ast.Assign) and node.targets[0].id == "prompt"]
+        self.assertEqual(prompts, [
+            "Extract the note information in json format, compress it into one word for recommendation, and generate the "
+            "category of the note. {'title': TITLE, 'topic': TOPIC, TOPIC, 'content': CONTENT} The compression word is:\""])
+
     def test_the_whole_way(self):
         write_model(self.folder / "hub", self.tokenizer, self.tokens, 32, 2, spread=0.3)
         self.assertIn("imported", self.must("import", self.folder / "hub", self.folder / "model", "--set", "model.note_dim=16"))
@@ -120,7 +133,7 @@ class Import(unittest.TestCase):
         self.assertLessEqual({"config.json", "README.md", "tokenizer.model", "tokenizer_config.json", "modules.json", "1_Pooling",
                               "2_Dense", "3_Normalize", "generation_config.json", "model.safetensors.index.json",
                               "model-00001-of-00009.safetensors"}, names)
-        self.assertIn("| notellm |", (self.folder / "exported/README.md").read_text(encoding="utf-8"))
+        self.check_card((self.folder / "exported/README.md").read_text(encoding="utf-8"))
         result = run(["export", str(self.folder / "run"), str(self.folder / "exported")])
         self.assertEqual(result.returncode, 4)
         self.assertIn("is there already", result.stderr)

@@ -248,16 +248,23 @@ TEST(Config, PrintedTextsReadBackTheSame) {
   }
 }
 
-TEST(Config, UnboundedNumbersMayBeInfinite) {
-  struct {
-    double upper = std::numeric_limits<double>::infinity();
-    void fields(Fields& f) { f.add("upper", "bound", upper); }
-  } part;
+TEST(Config, NumbersWithoutBoundsAreFinite) {
+  double any = 1, decay = 2;
+  float narrow = 3;
   Fields fields;
-  part.fields(fields);
-  EXPECT_EQ(print_config(fields), "upper: .inf\n");
-  read_config_text(fields, "upper: -.inf\n", "f", {});
-  EXPECT_EQ(part.upper, -std::numeric_limits<double>::infinity());
+  fields.add("any", "", any);
+  fields.add("decay", "", decay, at_least(0));
+  fields.add("narrow", "", narrow);
+  for (const std::string value : {".inf", "-.inf", "+.inf", ".Inf", "inf", "infinity", ".nan", "nan", "1e999"}) {
+    EXPECT_ERROR(usage, "--set any=" + value + ": any is '" + value + "', but must be: number",
+                 read_config_text(fields, "", "", {"any=" + value}));
+    EXPECT_ERROR(usage, "f:1: decay is '" + value + "', but must be: number, at least 0",
+                 read_config_text(fields, "decay: " + value + "\n", "f", {}));
+  }
+  EXPECT_ERROR(usage, "narrow is '1e39', but must be: number", read_config_text(fields, "narrow: 1e39\n", "f", {}));
+  EXPECT_EQ(any, 1);
+  EXPECT_EQ(decay, 2);
+  EXPECT_EQ(narrow, 3);
 }
 
 TEST(Config, DescribesAsATable) {

@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -109,6 +110,78 @@ TEST(Files, AFullDiskKeepsTheOldContent) {
   }
   EXPECT_EQ(read_file(folder / "a"), "old");
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"a"});
+}
+
+TEST(Files, ALinkStaysAndLeadsToTheNewContent) {
+  const test::TempDir folder;
+  fs::create_directories(folder / "links");
+  fs::create_directories(folder / "files");
+  write_file(folder / "files/old", "old");
+  fs::create_symlink("../files/old", folder / "links/near");
+  fs::create_symlink(folder / "links/near", folder / "links/far");  // of a link, by its whole path
+  fs::create_symlink("../files/new", folder / "links/dangling");
+  for (const std::string name : {"near", "far", "dangling"}) {
+    const fs::path link = folder / ("links/" + name);
+    require_writable(link);
+    write_file(link, name);
+    EXPECT_TRUE(fs::is_symlink(link));
+    EXPECT_EQ(read_file(link), name);
+  }
+  EXPECT_EQ(read_file(folder / "files/old"), "far");
+  EXPECT_EQ(read_file(folder / "files/new"), "dangling");
+  EXPECT_EQ(names_in(folder / "links").size(), 3);
+  EXPECT_EQ(names_in(folder / "files").size(), 2);
+  fs::create_symlink("../none/new", folder / "nowhere");
+  EXPECT_ERROR(io, "there is no folder", require_writable(folder / "nowhere"));
+  EXPECT_ERROR(io, "cannot write " + (folder / "nowhere").string(), write_file(folder / "nowhere", "x"));
+  fs::create_symlink("circle", folder / "circle");
+  EXPECT_ERROR(io, "Too many levels", require_writable(folder / "circle"));
+  EXPECT_ERROR(io, "Too many levels", write_file(folder / "circle", "x"));
+}
+
+TEST(Files, APipeIsWrittenInto) {
+  const test::TempDir folder;
+  const fs::path pipe = folder / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  require_writable(pipe);
+  const std::string content(300'000, 'q');  // more than a pipe holds
+  std::string got;
+  std::thread reader([&] { got = read_file(pipe); });
+  write_file(pipe, content);
+  reader.join();
+  EXPECT_EQ(got, content);
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"pipe"});
+}
+
+TEST(Files, ADeviceStaysOne) {
+  const test::TempDir folder;
+  const fs::path null = folder / "null", full = folder / "full";
+  // Only root may make them, and not everywhere; /dev's own are not put at risk.
+  if (mknod(null.c_str(), S_IFCHR | 0600, makedev(1, 3)) != 0 ||
+      mknod(full.c_str(), S_IFCHR | 0600, makedev(1, 7)) != 0 || access(null.c_str(), W_OK) != 0)
+    GTEST_SKIP() << "no devices may be made here";
+  require_writable(null);
+  write_file(null, "x");
+  EXPECT_ERROR(io, "cannot write " + full.string() + ": No space left", write_file(full, "x"));
+  EXPECT_TRUE(fs::is_character_file(null));
+  EXPECT_TRUE(fs::is_character_file(full));
+}
+
+// As /dev/stdout is one.
+TEST(Files, AnOpenFileIsGoneOnFromWhereItIs) {
+  const test::TempDir folder;
+  const int open_file = open((folder / "a").c_str(), O_WRONLY | O_CREAT, 0600);
+  const fs::path link = "/proc/self/fd/" + std::to_string(open_file);
+  fs::create_symlink("/proc/self/fd", folder / "fd");  // as /dev/fd
+  EXPECT_EQ(write(open_file, "before, ", 8), 8);
+  require_writable(link);
+  write_file(link, "within, ");
+  write_file(folder / "fd" / link.filename(), "again, ");
+  EXPECT_EQ(write(open_file, "after", 5), 5);
+  close(open_file);
+  EXPECT_EQ(read_file(folder / "a"), "before, within, again, after");
+  EXPECT_ERROR(io, "cannot write " + link.string(), write_file(link, "x"));
 }
 
 TEST(Files, WrittenInPlace) {

@@ -42,5 +42,24 @@ TEST(ExportedTokenizer, PutsNothingBehindATextAndKeepsTheRest) {
   EXPECT_EQ(exported_tokenizer(prefix, 64).at("tokenizer.json"), files_of("gpt2_prefix").at("tokenizer.json"));
 }
 
+// What stands in a card's Python is a JSON string, which is a Python literal.
+TEST(ModelCard, ItsPromptIsALiteral) {
+  CheckpointInfo checkpoint;
+  checkpoint.config.data.title = "{name}: \"{title}\"";
+  for (const auto& [preset, prompt] :
+       {std::pair{PromptPreset::paper,
+                  "Extract the note information in json format, compress it into one word for recommendation, and "
+                  "generate the category of the note. {'title': TITLE, 'topic': TOPIC, TOPIC, 'content': CONTENT} The "
+                  "compression word is:\""},
+        {PromptPreset::released,
+         "笔记：{\"标题\":\"TITLE\",\"话题\":\"TOPIC，TOPIC\",\"内容\":\"CONTENT\"}，压缩为一个词：“"}}) {
+    checkpoint.config.data.prompt.preset = preset;
+    const std::string card = model_card(checkpoint, "");
+    const size_t begin = card.find("prompt = ") + 9;
+    EXPECT_EQ(nlohmann::json::parse(card.substr(begin, card.find('\n', begin) - begin)), prompt);
+    EXPECT_NE(card.find("`\"{name}: \\\"{title}\\\"\"`, cuts them to 20 tokens"), std::string::npos) << card;
+  }
+}
+
 }  // namespace
 }  // namespace notellm
