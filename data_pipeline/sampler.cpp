@@ -49,7 +49,7 @@ Sampler::Sampler(const NoteTable& notes, const PairTable& pairs, int64_t pairs_p
   NOTELLM_CHECK(pairs_per_step > 0, "{} pairs per step", pairs_per_step);
   if (pairs_per_epoch() < pairs_per_step)
     fail(ErrorKind::data,
-         "{} training pairs are fewer than the {} of one step: lower the pairs per step, or prepare more clicks",
+         "{} training pairs are fewer than the {} of one step: lower train.pairs_per_step, or prepare more clicks",
          pairs_per_epoch(), pairs_per_step);
   std::vector<int64_t> places(notes.size(), 0);
   for (const Pair& pair : pairs.train) {
