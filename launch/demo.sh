@@ -23,7 +23,7 @@ step "prepare: notes and clicks to shards" "$again" "$notellm" prepare "$config"
 # Hardware threads count as slots, so that two fit on one core with two threads; the ranks share the cores freely.
 step "train on $ranks ranks: 4 to 16 minutes on 2 cores" "Training goes on from its last checkpoint when launch/demo.sh is run again." \
   mpirun -n "$ranks" --use-hwthread-cpus --bind-to none "$notellm" train "$config" --resume auto
-step "evaluate: recall of held-out pairs, against baselines" "$again" "$notellm" evaluate "$config"
+step "evaluate: recall of held-out pairs, against baselines" "$again" "$notellm" evaluate "$config" --popularity-weight 1
 
 step "neighbours: the notes nearest to a few texts" "$again" "$notellm" neighbors "$config" --count 5 --pool clicked \
   --text "libvideo: decode and encode video" --text "python3-webtest: test web applications in Python" \
