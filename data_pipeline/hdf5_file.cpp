@@ -183,6 +183,9 @@ class OpenArray {
     if (static_cast<uint64_t>(length()) > most / std::max<size_t>(H5Tget_size(type), 1))
       fail(ErrorKind::data, "{}: array \"{}\" is damaged: {} elements are more than a file of its size can hold",
            path.string(), name, length());
+    if (length() > 0 && !is_stored_as_written())
+      fail(ErrorKind::data, "{}: array \"{}\" is damaged: it is not stored in chunks as this program writes them",
+           path.string(), name);
   }
   hid_t data() const { return data_; }
   hid_t space() const { return space_; }
@@ -202,6 +205,30 @@ class OpenArray {
     }
     return space;
   }
+  // As Hdf5Writer does it. Of a chunk whose header says less than its size, or that it is not deflated, HDF5 1.10 reads
+  // as many bytes as the chunk should have, however few there are.
+  bool is_stored_as_written() const {
+    const Handle create(H5Dget_create_plist(data_), H5Pclose);
+    hsize_t chunk = 0, chunks = 0;
+    if (H5Pget_layout(create) != H5D_CHUNKED || H5Pget_chunk(create, 1, &chunk) != 1 ||
+        chunk != std::min<hsize_t>(static_cast<hsize_t>(length()), chunk_elements) || H5Pget_nfilters(create) != 2 ||
+        H5Dget_num_chunks(data_, space_, &chunks) < 0)
+      return false;
+    const H5Z_filter_t filters[] = {H5Z_FILTER_SHUFFLE, H5Z_FILTER_DEFLATE};
+    for (unsigned i = 0; i < 2; ++i) {
+      unsigned flags = 0;
+      size_t values = 0;
+      if (H5Pget_filter2(create, i, &flags, &values, nullptr, 0, nullptr, nullptr) != filters[i]) return false;
+    }
+    for (hsize_t i = 0; i < chunks; ++i) {
+      hsize_t begin = 0, bytes = 0;
+      unsigned left_out = 0;  // filters
+      haddr_t place = 0;
+      if (H5Dget_chunk_info(data_, space_, i, &begin, &left_out, &place, &bytes) < 0 || left_out != 0) return false;
+    }
+    return true;
+  }
+
   Handle data_, space_;
 };
 

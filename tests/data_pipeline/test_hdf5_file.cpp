@@ -146,6 +146,44 @@ TEST(Hdf5File, MoreThanAFileCanHoldIsFound) {
   EXPECT_ERROR(data, "x.h5: array \"numbers\" is damaged", lying.list());
 }
 
+// Over chunks without filters, or shorter than they should be, the library reads beyond its memory.
+TEST(Hdf5File, ArraysThatAreNotStoredAsTheWriterDoesItAreRefused) {
+  const TempDir folder;
+  const hsize_t size = 8;
+  const std::vector<int32_t> values(size, 7);
+  const auto write = [&](hsize_t chunk, bool shuffle, bool deflate, bool raw_chunk) {
+    const hid_t file = H5Fcreate((folder / "x.h5").c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    const hid_t create = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(1, &size, nullptr);
+    if (chunk > 0) H5Pset_chunk(create, 1, &chunk);
+    if (shuffle) H5Pset_shuffle(create);
+    if (deflate) H5Pset_deflate(create, 1);
+    const hid_t data = H5Dcreate2(file, "numbers", H5T_STD_I32LE, space, H5P_DEFAULT, create, H5P_DEFAULT);
+    const hsize_t first = 0;
+    if (raw_chunk)
+      H5Dwrite_chunk(data, H5P_DEFAULT, 3, &first, sizeof(int32_t), values.data());  // without both filters, too short
+    else
+      H5Dwrite(data, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data());
+    H5Dclose(data);
+    H5Sclose(space);
+    H5Pclose(create);
+    H5Fclose(file);
+  };
+  const auto read = [&] { return Hdf5File(folder / "x.h5").read<int32_t>("numbers"); };
+  write(size, true, true, false);
+  EXPECT_EQ(read(), values);
+  const std::string said = "\"numbers\" is damaged: it is not stored in chunks as this program writes them";
+  write(0, false, false, false);
+  EXPECT_ERROR(data, said, read());
+  write(4, true, true, false);
+  EXPECT_ERROR(data, said, read());
+  write(size, false, false, false);
+  EXPECT_ERROR(data, said, read());
+  write(size, false, true, false);
+  EXPECT_ERROR(data, said, read());
+  write(size, true, true, true);
+  EXPECT_ERROR(data, said, read());
+}
+
 // Zeros are the most that deflate shortens.
 TEST(Hdf5File, WhatIsShortenedMostIsRead) {
   const TempDir folder;
