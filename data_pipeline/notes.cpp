@@ -6,11 +6,11 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <exception>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 #include "runtime/error.h"
+#include "runtime/parallel_for.h"
 
 namespace notellm {
 namespace {
@@ -211,17 +211,7 @@ bool NoteReader::read(std::vector<Note>& batch, int64_t lines) {
     if (texts.empty()) break;
     const auto count = static_cast<int64_t>(texts.size());
     std::vector<Parsed> parsed(count);
-    std::exception_ptr error;  // no line's fault: no memory
-#pragma omp parallel for schedule(dynamic, 16)
-    for (int64_t i = 0; i < count; ++i) {
-      try {
-        parsed[i] = parse(texts[i]);
-      } catch (...) {
-#pragma omp critical
-        error = std::current_exception();
-      }
-    }
-    if (error) std::rethrow_exception(error);
+    parallel_for(count, [&](int64_t i) { parsed[i] = parse(texts[i]); });
     for (Parsed& line : parsed) {
       ++stats_.lines;
       if (!line.error.empty()) fail(ErrorKind::data, "{}:{}: {}", file_.string(), stats_.lines, line.error);

@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <exception>
 #include <map>
 #include <memory>
 #include <set>
@@ -13,6 +12,7 @@
 #include "runtime/error.h"
 #include "runtime/files.h"
 #include "runtime/log.h"
+#include "runtime/parallel_for.h"
 #include "runtime/progress.h"
 #include "runtime/stopwatch.h"
 
@@ -27,10 +27,6 @@ constexpr const char* build_format = "notellm prepare 3";  // changes when the s
 fs::path folder_of(const PrepareConfig& config) {
   const fs::path path = fs::path(config.shards).lexically_normal();
   return path.has_filename() ? path : path.parent_path();
-}
-
-fs::path beside(const fs::path& folder, const char* suffix) {
-  return folder.parent_path() / (folder.filename().string() + suffix);
 }
 
 // What decides the content: the configuration less where the shards go and how much memory may be used.
@@ -113,7 +109,7 @@ void append_note(NoteTable& table, const Note& note, const NoteTokens& tokens, i
 class Run {
  public:
   Run(const PrepareConfig& config, Communicator& ranks)
-      : config_(config), ranks_(ranks), folder_(folder_of(config)), partial_(beside(folder_, ".partial")) {
+      : config_(config), ranks_(ranks), folder_(folder_of(config)), partial_(folder_.string() + ".partial") {
     set_.preset = config.prompt.preset == PromptPreset::paper ? "paper" : "released";
     set_.config = content_config(config);
     set_.notes_per_shard = config.notes_per_shard;
@@ -294,18 +290,9 @@ class Run {
 
   std::vector<NoteTokens> tokenize(const std::vector<Note>& batch, int64_t row, std::vector<WordEncoder>& encoders) {
     std::vector<NoteTokens> tokens(batch.size());
-    std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic, 16)
-    for (size_t i = 0; i < batch.size(); ++i) {
-      if (!is_mine(row + static_cast<int64_t>(i))) continue;
-      try {
-        tokens[i] = prompt_->tokens(encoders[omp_get_thread_num()], batch[i]);
-      } catch (...) {
-#pragma omp critical
-        error = std::current_exception();
-      }
-    }
-    if (error) std::rethrow_exception(error);
+    parallel_for(std::ssize(batch), [&](int64_t i) {
+      if (is_mine(row + i)) tokens[i] = prompt_->tokens(encoders[omp_get_thread_num()], batch[i]);
+    });
     return tokens;
   }
 

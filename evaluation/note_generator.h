@@ -16,8 +16,8 @@ class NoteGenerator {
   NoteGenerator(const ModelConfig& config, DType compute, const GenerationConfig& generation, int batch_notes,
                 Device device = Device::cpu, Communicator* tensor = nullptr);
 
-  // The outputs of examples without output (NoteExample::output), in their order. Shared out over `ranks`, with a
-  // tensor group the data group; every rank gets all. vectors: f32 [examples, note_dim] in host memory for their
+  // The outputs of examples that end with the guidance (Until::guidance), in their order. Shared out over `ranks`, with
+  // a tensor group the data group; every rank gets all. vectors: f32 [examples, note_dim] in host memory for their
   // vectors, or empty. closed: the only outputs, or null. show: progress. Throws as Generator::run; with vectors as
   // require_unit_vectors; Error(data) naming the note: a prompt longer than the model's context.
   std::vector<Generated> generate(Stream& stream, Communicator& ranks, const Weights& weights, const NoteTable& notes,

@@ -2,9 +2,8 @@
 
 #include <omp.h>
 
-#include <exception>
-
 #include "data_pipeline/prepare.h"
+#include "runtime/parallel_for.h"
 
 namespace notellm {
 namespace {
@@ -22,17 +21,8 @@ class NewNotes {
 
   void add(const std::vector<Note>& notes) {
     std::vector<NoteTokens> tokens(notes.size());
-    std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic, 16)
-    for (size_t i = 0; i < notes.size(); ++i) {
-      try {
-        tokens[i] = prompt_.tokens(encoders_[omp_get_thread_num()], notes[i]);
-      } catch (...) {
-#pragma omp critical
-        error = std::current_exception();
-      }
-    }
-    if (error) std::rethrow_exception(error);
+    parallel_for(std::ssize(notes),
+                 [&](int64_t i) { tokens[i] = prompt_.tokens(encoders_[omp_get_thread_num()], notes[i]); });
     for (size_t i = 0; i < notes.size(); ++i) {
       table_.ids.push_back(notes[i].id);
       table_.titles.push_back(notes[i].title);
