@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <memory>
+#include <string_view>
 #include <type_traits>
 
 #include "runtime/error.h"
@@ -16,8 +19,8 @@ namespace notellm {
 namespace {
 
 constexpr hsize_t chunk_elements = 1 << 16;
-// Deflate makes at most that many bytes of one (zlib.net/zlib_tech.html): a file that promises more lies.
-constexpr uint64_t most_inflated = 1032;
+constexpr int64_t seal_bytes = 512;  // the smallest user block
+constexpr std::string_view seal_begin = "notellm HDF5 file; XXH3-128 of what follows the first 512 bytes: ";
 
 // Closes what an HDF5 call opened.
 class Handle {
@@ -79,6 +82,26 @@ const char* type_name(hid_t type) {
   return "another type";
 }
 
+std::string seal_of(const std::string& checksum) {
+  std::string seal = fmt::format("{}{}\n", seal_begin, checksum);
+  seal.resize(seal_bytes, '\0');
+  return seal;
+}
+
+void check_seal(const std::filesystem::path& path) {
+  std::string seal(seal_bytes, '\0');
+  std::ifstream(path, std::ios::binary).read(seal.data(), seal_bytes);
+  if (seal.starts_with("\x89HDF"))
+    fail(ErrorKind::data,
+         "{}: an HDF5 file of another program, or of an earlier version of this one; make it again (prepare, embed)",
+         path.string());
+  if (!seal.starts_with(seal_begin))
+    fail(ErrorKind::data, "{}: not an HDF5 file of this program, or damaged; make it again", path.string());
+  if (seal != seal_of(checksum_file(path, seal_bytes)))
+    fail(ErrorKind::data, "{}: damaged or cut short: not as it was written, by its checksum; make it again",
+         path.string());
+}
+
 // A step of building a file in memory: it fails only for lack of memory or a wrong name.
 hid_t built(hid_t result, const char* what) {
   NOTELLM_CHECK(result >= 0, "HDF5 cannot build {}: {}", what, reason());
@@ -87,12 +110,28 @@ hid_t built(hid_t result, const char* what) {
 
 }  // namespace
 
-Hdf5Writer::Hdf5Writer() {
+int64_t create_hdf5() {
   quiet();
   const Handle access(built(H5Pcreate(H5P_FILE_ACCESS), "a file"), H5Pclose);
+  const Handle create(built(H5Pcreate(H5P_FILE_CREATE), "a file"), H5Pclose);
   built(H5Pset_fapl_core(access, 1 << 20, false), "a file in memory");
-  file_ = built(H5Fcreate("in memory", H5F_ACC_TRUNC, H5P_DEFAULT, access), "a file");
+  built(H5Pset_userblock(create, seal_bytes), "a file with a user block");
+  return built(H5Fcreate("in memory", H5F_ACC_TRUNC, create, access), "a file");
 }
+
+void save_hdf5(int64_t file, const std::filesystem::path& path) {
+  built(H5Fflush(file, H5F_SCOPE_GLOBAL), "the file");
+  const ssize_t size = H5Fget_file_image(file, nullptr, 0);  // without the user block
+  built(size, "the file's image");
+  const auto image = std::make_unique_for_overwrite<char[]>(size);
+  built(H5Fget_file_image(file, image.get(), size), "the file's image");
+  const std::string_view content(image.get(), size);
+  const std::string seal = seal_of(checksum(content));
+  const std::string_view pieces[] = {seal, content};
+  write_file(path, pieces);
+}
+
+Hdf5Writer::Hdf5Writer() : file_(create_hdf5()) {}
 
 Hdf5Writer::~Hdf5Writer() { H5Fclose(file_); }
 
@@ -128,14 +167,7 @@ void Hdf5Writer::write_text(const std::string& name, const std::string& text) {
   built(H5Awrite(attribute, type, text.c_str()), name.c_str());
 }
 
-void Hdf5Writer::save(const std::filesystem::path& path) {
-  built(H5Fflush(file_, H5F_SCOPE_GLOBAL), "the file");
-  const ssize_t size = H5Fget_file_image(file_, nullptr, 0);
-  built(size, "the file's image");
-  std::string image(size, '\0');
-  built(H5Fget_file_image(file_, image.data(), image.size()), "the file's image");
-  write_file(path, image);
-}
+void Hdf5Writer::save(const std::filesystem::path& path) { save_hdf5(file_, path); }
 
 Hdf5File::Hdf5File(const std::filesystem::path& path) : path_(path) {
   quiet();
@@ -143,11 +175,11 @@ Hdf5File::Hdf5File(const std::filesystem::path& path) : path_(path) {
   // So that a missing file and a foreign one are told apart.
   if (::access(path.c_str(), R_OK) != 0 || std::filesystem::is_directory(path))
     fail(ErrorKind::io, "{}: cannot be read: {}", path.string(), std::strerror(errno ? errno : EISDIR));
+  check_seal(path);
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   NOTELLM_CHECK(access >= 0 && H5Pset_file_locking(access, false, true) >= 0, "HDF5: {}", reason());
   file_ = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
-  if (file_ < 0)
-    fail(ErrorKind::data, "{}: not an HDF5 file, or cut short ({}); make it again", path.string(), reason());
+  if (file_ < 0) fail(ErrorKind::data, "{}: HDF5 cannot open it: {}", path.string(), reason());
 }
 
 Hdf5File::~Hdf5File() { H5Fclose(file_); }
@@ -162,8 +194,6 @@ std::string Hdf5File::text(const std::string& name) const {
   const Handle space(H5Aget_space(attribute), H5Sclose);
   if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0 || H5Sget_simple_extent_npoints(space) != 1)
     fail(ErrorKind::data, "{}: attribute \"{}\" is not a text of fixed length", path_.string(), name);
-  if (H5Tget_size(type) > std::filesystem::file_size(path_))
-    fail(ErrorKind::data, "{}: attribute \"{}\" is damaged: longer than the file", path_.string(), name);
   std::string text(H5Tget_size(type), '\0');
   if (H5Aread(attribute, type, text.data()) < 0)
     fail(ErrorKind::data, "{}: attribute \"{}\" cannot be read: {}", path_.string(), name, reason());
@@ -177,16 +207,7 @@ namespace {
 class OpenArray {
  public:
   OpenArray(hid_t file, const std::filesystem::path& path, const std::string& name)
-      : data_(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose), space_(open_space(path, name), H5Sclose) {
-    const Handle type(H5Dget_type(data_), H5Tclose);
-    const uint64_t most = std::filesystem::file_size(path) * most_inflated;
-    if (static_cast<uint64_t>(length()) > most / std::max<size_t>(H5Tget_size(type), 1))
-      fail(ErrorKind::data, "{}: array \"{}\" is damaged: {} elements are more than a file of its size can hold",
-           path.string(), name, length());
-    if (length() > 0 && !is_stored_as_written())
-      fail(ErrorKind::data, "{}: array \"{}\" is damaged: it is not stored in chunks as this program writes them",
-           path.string(), name);
-  }
+      : data_(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose), space_(open_space(path, name), H5Sclose) {}
   hid_t data() const { return data_; }
   hid_t space() const { return space_; }
   int64_t length() const {
@@ -197,36 +218,13 @@ class OpenArray {
 
  private:
   hid_t open_space(const std::filesystem::path& path, const std::string& name) const {
-    if (data_ < 0) fail(ErrorKind::data, "{}: no array \"{}\", or damaged ({})", path.string(), name, reason());
+    if (data_ < 0) fail(ErrorKind::data, "{}: no array \"{}\" ({})", path.string(), name, reason());
     const hid_t space = H5Dget_space(data_);
     if (space < 0 || H5Sget_simple_extent_ndims(space) != 1) {
       if (space >= 0) H5Sclose(space);
       fail(ErrorKind::data, "{}: array \"{}\" must have one dimension", path.string(), name);
     }
     return space;
-  }
-  // As Hdf5Writer does it. Of a chunk whose header says less than its size, or that it is not deflated, HDF5 1.10 reads
-  // as many bytes as the chunk should have, however few there are.
-  bool is_stored_as_written() const {
-    const Handle create(H5Dget_create_plist(data_), H5Pclose);
-    hsize_t chunk = 0, chunks = 0;
-    if (H5Pget_layout(create) != H5D_CHUNKED || H5Pget_chunk(create, 1, &chunk) != 1 ||
-        chunk != std::min<hsize_t>(static_cast<hsize_t>(length()), chunk_elements) || H5Pget_nfilters(create) != 2 ||
-        H5Dget_num_chunks(data_, space_, &chunks) < 0)
-      return false;
-    const H5Z_filter_t filters[] = {H5Z_FILTER_SHUFFLE, H5Z_FILTER_DEFLATE};
-    for (unsigned i = 0; i < 2; ++i) {
-      unsigned flags = 0;
-      size_t values = 0;
-      if (H5Pget_filter2(create, i, &flags, &values, nullptr, 0, nullptr, nullptr) != filters[i]) return false;
-    }
-    for (hsize_t i = 0; i < chunks; ++i) {
-      hsize_t begin = 0, bytes = 0;
-      unsigned left_out = 0;  // filters
-      haddr_t place = 0;
-      if (H5Dget_chunk_info(data_, space_, i, &begin, &left_out, &place, &bytes) < 0 || left_out != 0) return false;
-    }
-    return true;
   }
 
   Handle data_, space_;
@@ -251,7 +249,7 @@ void Hdf5File::read(const std::string& name, int64_t begin, std::span<T> values)
   const Handle memory(H5Screate_simple(1, &count, nullptr), H5Sclose);
   if (H5Sselect_hyperslab(array.space(), H5S_SELECT_SET, &first, nullptr, &count, nullptr) < 0 ||
       H5Dread(array.data(), memory_type<T>(), memory, array.space(), H5P_DEFAULT, values.data()) < 0)
-    fail(ErrorKind::data, "{}: array \"{}\" is damaged: {}", path_.string(), name, reason());
+    fail(ErrorKind::data, "{}: array \"{}\" cannot be read: {}", path_.string(), name, reason());
 }
 
 std::vector<std::string> Hdf5File::list() const {

@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* build_format = "notellm prepare 3";  // changes when the same input would give other shards
+constexpr const char* build_format = "notellm prepare 4";  // changes when the same input would give other shards
 
 // "a/b/" and "a/b" are the same folder, with a name of its own to put ".partial" behind.
 fs::path folder_of(const PrepareConfig& config) {

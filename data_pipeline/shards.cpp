@@ -1,6 +1,8 @@
 #include "data_pipeline/shards.h"
 
 #include <algorithm>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -77,6 +79,16 @@ Ragged to_ragged(const Json& json) {
   return lists;
 }
 
+bool is_possible(const PromptTokens& prompt) {
+  const auto known = [&](std::span<const int32_t> tokens) {
+    return std::ranges::all_of(tokens, [&](int32_t token) { return token >= 0 && token < prompt.vocabulary; });
+  };
+  const int32_t marks[] = {prompt.emb, prompt.eos};
+  return known(marks) && known(prompt.category_instruction) && known(prompt.category_guidance) &&
+         known(prompt.hashtag_instruction.values) && known(prompt.hashtag_guidance.values) &&
+         prompt.hashtag_instruction.size() == prompt.hashtag_guidance.size();
+}
+
 ShardSet parse_shard_set(const Json& json, const fs::path& path) {
   if (!json.is_object() || json.value("format", "") != set_format)
     fail(ErrorKind::data, "{}: format is not \"{}\"; run prepare again with this program", path.string(), set_format);
@@ -100,8 +112,15 @@ ShardSet parse_shard_set(const Json& json, const fs::path& path) {
   prompt.at("category_guidance").get_to(set.prompt.category_guidance);
   set.prompt.hashtag_instruction = to_ragged(prompt.at("hashtag_instruction"));
   set.prompt.hashtag_guidance = to_ragged(prompt.at("hashtag_guidance"));
-  if (set.notes < 1 || set.notes_per_shard < 1 || set.pairs_per_shard < 1 || set.train_pairs < 0 || set.test_pairs < 0)
+  // Rows are int32; no log has 2^48 pairs, and sums of such numbers do not overflow.
+  const int64_t most_notes = std::numeric_limits<int32_t>::max(), most_pairs = int64_t{1} << 48;
+  const auto possible = [](int64_t n, int64_t least, int64_t most) { return n >= least && n <= most; };
+  if (!possible(set.notes, 1, most_notes) || !possible(set.notes_per_shard, 1, most_notes) ||
+      !possible(set.pairs_per_shard, 1, most_pairs) || !possible(set.train_pairs, 0, most_pairs) ||
+      !possible(set.test_pairs, 0, most_pairs))
     fail(ErrorKind::data, "{}: impossible counts; run prepare again", path.string());
+  if (!is_possible(set.prompt))
+    fail(ErrorKind::data, "{}: the prompt has tokens that are not in the vocabulary; run prepare again", path.string());
   return set;
 }
 
@@ -185,26 +204,35 @@ void append_notes(const Hdf5File& file, const ShardSet& set, int64_t n, NoteTabl
   notes.in_pool.insert(notes.in_pool.end(), in_pool.begin(), in_pool.end());
 }
 
-// Makes room for all shards at once, so that no vector is copied while it grows.
+// How many of `total` things the shard holds.
+int64_t share(int64_t total, int64_t per_shard, int64_t shard) {
+  return std::clamp<int64_t>(total - shard * per_shard, 0, per_shard);
+}
+
+// Makes room for all shards at once, so that no vector is copied while it grows; of counts that the files agree with.
 void reserve_notes(const fs::path& folder, const ShardSet& set, NoteTable& notes) {
+  std::map<std::string, int64_t> lengths;
+  for (int64_t shard = 0; shard < set.note_shards(); ++shard) {
+    const Hdf5File file(folder / notes_shard_name(shard));
+    check_attributes(file, set, notes_format);
+    expect_length(file, "clicks", share(set.notes, set.notes_per_shard, shard));
+    const auto add = [&](const std::string& array) { lengths[array] += file.length(array); };
+    const auto add_lists = [&](const std::string& name) { add(name + "/offsets"), add(name + "/values"); };
+    for (const auto& [name, lists] : note_lists) add_lists(name);
+    for (const auto& [name, lists] : hashtag_lists) add_lists(name);
+  }
   const auto n = static_cast<size_t>(set.notes);
   for (const auto& [name, texts] : text_arrays) (notes.*texts).reserve(n);
   notes.hashtag_begin.reserve(n + 1);
   notes.category_id.reserve(n);
   notes.clicks.reserve(n);
   notes.in_pool.reserve(n);
-  const auto reserve = [&](const char* name, Ragged& lists) {
-    int64_t offsets = 0, values = 0;
-    for (int64_t shard = 0; shard < set.note_shards(); ++shard) {
-      const Hdf5File file(folder / notes_shard_name(shard));
-      offsets += file.length(std::string(name) + "/offsets");
-      values += file.length(std::string(name) + "/values");
-    }
-    lists.offsets.reserve(offsets);
-    lists.values.reserve(values);
+  const auto reserve_lists = [&](const std::string& name, Ragged& lists) {
+    lists.offsets.reserve(lengths[name + "/offsets"]);
+    lists.values.reserve(lengths[name + "/values"]);
   };
-  for (const auto& [name, lists] : note_lists) reserve(name, notes.*lists);
-  for (const auto& [name, lists] : hashtag_lists) reserve(name, notes.*lists);
+  for (const auto& [name, lists] : note_lists) reserve_lists(name, notes.*lists);
+  for (const auto& [name, lists] : hashtag_lists) reserve_lists(name, notes.*lists);
 }
 
 void append_pairs(const Hdf5File& file, const std::string& group, int64_t count, int64_t notes,
@@ -217,14 +245,19 @@ void append_pairs(const Hdf5File& file, const std::string& group, int64_t count,
   for (int64_t i = 0; i < count; ++i) pairs.push_back({queries[i], targets[i], scores[i]});
 }
 
-// How many of `total` things the shard holds.
-int64_t share(int64_t total, int64_t per_shard, int64_t shard) {
-  return std::clamp<int64_t>(total - shard * per_shard, 0, per_shard);
+void reserve_pairs(const fs::path& folder, const ShardSet& set, PairTable& pairs) {
+  for (int64_t shard = 0; shard < set.pair_shards(); ++shard) {
+    const Hdf5File file(folder / pairs_shard_name(shard));
+    check_attributes(file, set, pairs_format);
+    expect_length(file, "train/query", share(set.train_pairs, set.pairs_per_shard, shard));
+    expect_length(file, "test/query", share(set.test_pairs, set.pairs_per_shard, shard));
+  }
+  pairs.train.reserve(set.train_pairs);
+  pairs.test.reserve(set.test_pairs);
 }
 
 void append_pairs_shard(const fs::path& folder, const ShardSet& set, int64_t shard, PairTable& pairs) {
   const Hdf5File file(folder / pairs_shard_name(shard));
-  check_attributes(file, set, pairs_format);
   append_pairs(file, "train", share(set.train_pairs, set.pairs_per_shard, shard), set.notes, pairs.train);
   append_pairs(file, "test", share(set.test_pairs, set.pairs_per_shard, shard), set.notes, pairs.test);
 }
@@ -322,30 +355,21 @@ Shards read_shards(const fs::path& folder) {
   shards.notes.tokenizer_digest = set.tokenizer_digest;
   shards.notes.shards = set.id;
   shards.notes.category_names = set.category_names;
-  for (int64_t shard = 0; shard < set.note_shards(); ++shard)
-    check_attributes(Hdf5File(folder / notes_shard_name(shard)), set, notes_format);
   reserve_notes(folder, set, shards.notes);
   for (int64_t shard = 0; shard < set.note_shards(); ++shard)
     append_notes(Hdf5File(folder / notes_shard_name(shard)), set, share(set.notes, set.notes_per_shard, shard),
                  shards.notes);
-  shards.pairs.train.reserve(set.train_pairs);
-  shards.pairs.test.reserve(set.test_pairs);
+  reserve_pairs(folder, set, shards.pairs);
   for (int64_t shard = 0; shard < set.pair_shards(); ++shard) append_pairs_shard(folder, set, shard, shards.pairs);
   return shards;
 }
 
 void check_shards(const fs::path& folder) {
   const ShardSet set = read_shard_set(folder);
-  for (int64_t shard = 0; shard < set.note_shards(); ++shard) {
-    const Hdf5File file(folder / notes_shard_name(shard));
-    check_attributes(file, set, notes_format);
-    NoteTable notes;
-    append_notes(file, set, share(set.notes, set.notes_per_shard, shard), notes);
-  }
-  for (int64_t shard = 0; shard < set.pair_shards(); ++shard) {
-    PairTable pairs;
-    append_pairs_shard(folder, set, shard, pairs);
-  }
+  for (int64_t shard = 0; shard < set.note_shards(); ++shard)
+    check_attributes(Hdf5File(folder / notes_shard_name(shard)), set, notes_format);
+  for (int64_t shard = 0; shard < set.pair_shards(); ++shard)
+    check_attributes(Hdf5File(folder / pairs_shard_name(shard)), set, pairs_format);
   if (Tokenizer::load_stored(folder).digest() != set.tokenizer_digest) fail_of_tokenizer(folder);
 }
 

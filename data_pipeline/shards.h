@@ -5,8 +5,8 @@
 //   pairs-00000.h5 …  groups train and test: query, target int32, score f32; at most pairs_per_shard of each a file
 //   tokenizer.model   the SentencePiece model that made the tokens; or tokenizer.json and tokenizer_config.json
 // A ragged list NAME is NAME/offsets uint64 [n + 1] and NAME/values int32 (ids and titles: uint8, UTF-8), offsets
-// counting from the file's first value. Each .h5 has the text attributes format, set (the id of the run that made it),
-// tokenizer (digest), preset, and its counts; older ones config too, which nothing reads.
+// counting from the file's first value. Each .h5 is sealed (hdf5_file.h), and has the text attributes
+// format, set (the id of the run that made it), tokenizer (digest), preset, and its counts.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +45,8 @@ void write_pairs_shard(const std::filesystem::path& folder, const ShardSet& set,
 // shards.json: the folder is complete. Throws Error(io).
 void finish_shards(const std::filesystem::path& folder, const ShardSet& set);
 
-// Throws Error(io): no shards.json, the folder is not complete or there is none; Error(data): it is not of this format.
+// Throws Error(io): no shards.json, the folder is not complete or there is none; Error(data): it is not of this format,
+// impossible counts or tokens.
 ShardSet read_shard_set(const std::filesystem::path& folder);
 bool has_shards(const std::filesystem::path& folder);
 
@@ -54,11 +55,12 @@ struct Shards {
   PairTable pairs;
 };
 // Reads a whole folder, file by file, straight into the tables (memory: the tables). Throws Error(io): a file is
-// missing; Error(data), naming file and array: cut short or foreign, another format, of another run, tokenizer or
-// preset than shards.json, offsets that descend or point outside, tokens outside the vocabulary, rows outside the
-// notes.
+// missing; Error(data), naming file and array: cut short, damaged or foreign, another format, of another run, tokenizer
+// or preset than shards.json, arrays of other lengths, offsets that descend or point outside, tokens outside the
+// vocabulary, rows outside the notes.
 Shards read_shards(const std::filesystem::path& folder);
-// Throws where read_shards or shards_tokenizer would; holds one file's content at a time.
+// Whether all files of the set are there as they were written, by their checksums: throws as read_shards, without
+// looking at arrays, and as shards_tokenizer.
 void check_shards(const std::filesystem::path& folder);
 // The tokenizer of a folder whose notes these are. Throws as Tokenizer::load_stored; Error(data): it is not the one
 // that made their tokens.

@@ -63,26 +63,16 @@ void write_array(hid_t file, const char* name, hid_t type, std::initializer_list
 // Built in memory and then written, so that a disk that fills up leaves nothing behind.
 void write_h5(const fs::path& path, std::span<const std::string> ids, Tensor vectors,
               const VectorAttributes& attributes) {
-  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "a file");
-  built(H5Pset_fapl_core(access, 16 << 20, false), "a file in memory");
-  std::string image;
-  {
-    const Handle file(H5Fcreate("vectors in memory", H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose, "a file");
-    write_attribute(file, "format", vector_format);
-    for (const auto& [name, text] : attributes) write_attribute(file, name, text);
-    std::vector<const char*> texts;
-    for (const std::string& id : ids) texts.push_back(id.c_str());
-    const Handle type(text_type(H5T_VARIABLE), H5Tclose, "a text type");
-    write_array(file, "ids", type, {texts.size()}, type, texts.data());
-    write_array(file, "vectors", H5T_IEEE_F32LE, {hsize_t(vectors.rows()), hsize_t(vectors.cols())}, H5T_NATIVE_FLOAT,
-                vectors.data);
-    built(H5Fflush(file, H5F_SCOPE_GLOBAL), "a file");
-    const ssize_t size = H5Fget_file_image(file, nullptr, 0);
-    NOTELLM_CHECK(size > 0, "HDF5 cannot build the file's image");
-    image.resize(size);
-    NOTELLM_CHECK(H5Fget_file_image(file, image.data(), image.size()) > 0, "HDF5 cannot build the file's image");
-  }
-  write_file(path, image);
+  const Handle file(create_hdf5(), H5Fclose, "a file");
+  write_attribute(file, "format", vector_format);
+  for (const auto& [name, text] : attributes) write_attribute(file, name, text);
+  std::vector<const char*> texts;
+  for (const std::string& id : ids) texts.push_back(id.c_str());
+  const Handle type(text_type(H5T_VARIABLE), H5Tclose, "a text type");
+  write_array(file, "ids", type, {texts.size()}, type, texts.data());
+  write_array(file, "vectors", H5T_IEEE_F32LE, {hsize_t(vectors.rows()), hsize_t(vectors.cols())}, H5T_NATIVE_FLOAT,
+              vectors.data);
+  save_hdf5(file, path);
 }
 
 // numpy.lib.format version 1.0: magic, header length (u16, little endian), a Python dict padded with spaces to 64
@@ -136,22 +126,15 @@ void write_vectors(const fs::path& path, std::span<const std::string> ids, Tenso
 
 VectorFileInfo read_vector_file_info(const fs::path& path) {
   VectorFileInfo info;
-  {
-    const Hdf5File file(path);
-    if (const std::string format = file.text("format"); format != vector_format)
-      fail(ErrorKind::data, "{}: format is \"{}\", not \"{}\"", path.string(), format, vector_format);
-    for (const char* name : attribute_names)
-      if (file.has_text(name)) info.attributes[name] = file.text(name);
-  }
+  const Hdf5File file(path);
+  if (const std::string format = file.text("format"); format != vector_format)
+    fail(ErrorKind::data, "{}: format is \"{}\", not \"{}\"", path.string(), format, vector_format);
+  for (const char* name : attribute_names)
+    if (file.has_text(name)) info.attributes[name] = file.text(name);
   const auto damaged = [&](bool good) {
     if (!good) fail(ErrorKind::data, "{}: damaged, or not whole: write it again with 'notellm embed'", path.string());
   };
-  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "a file");
-  built(H5Pset_file_locking(access, false, true), "a file");
-  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
-  damaged(file >= 0);
-  const Handle closes(file, H5Fclose, "a file");
-  const hid_t array = H5Dopen2(file, "vectors", H5P_DEFAULT);
+  const hid_t array = H5Dopen2(file.id(), "vectors", H5P_DEFAULT);
   damaged(array >= 0);
   const Handle closes_array(array, H5Dclose, "an array");
   const Handle space(H5Dget_space(array), H5Sclose, "an array");

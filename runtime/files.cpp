@@ -45,9 +45,9 @@ class File {
 
 // Calls use(data, bytes) for each piece of the file.
 template <class Use>
-void read_pieces(const fs::path& path, Use use) {
+void read_pieces(const fs::path& path, int64_t begin, Use use) {
   File file(path, O_RDONLY);
-  if (!file.ok()) fail_to_read(path);
+  if (!file.ok() || (begin > 0 && lseek(file.descriptor(), begin, SEEK_SET) < 0)) fail_to_read(path);
   const auto piece = std::make_unique_for_overwrite<char[]>(chunk_bytes);
   while (true) {
     const ssize_t got = read(file.descriptor(), piece.get(), chunk_bytes);
@@ -150,7 +150,7 @@ std::string read_file(const fs::path& path) {
   std::string content;
   std::error_code unknown_size;
   if (const auto size = fs::file_size(path, unknown_size); !unknown_size) content.reserve(size);
-  read_pieces(path, [&](const char* data, size_t bytes) { content.append(data, bytes); });
+  read_pieces(path, 0, [&](const char* data, size_t bytes) { content.append(data, bytes); });
   return content;
 }
 
@@ -287,9 +287,9 @@ void Checksum::add(std::string_view piece) { XXH3_128bits_update(state_.get(), p
 
 std::string Checksum::text() const { return hex(XXH3_128bits_digest(state_.get())); }
 
-std::string checksum_file(const fs::path& path) {
+std::string checksum_file(const fs::path& path, int64_t begin) {
   Checksum sum;
-  read_pieces(path, [&](const char* data, size_t bytes) { sum.add({data, bytes}); });
+  read_pieces(path, begin, [&](const char* data, size_t bytes) { sum.add({data, bytes}); });
   return sum.text();
 }
 

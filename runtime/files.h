@@ -67,7 +67,8 @@ void replace_folder(const std::filesystem::path& made, const std::filesystem::pa
 
 // XXH3 128-bit hash as 32 hex digits.
 std::string checksum(std::string_view content);
-std::string checksum_file(const std::filesystem::path& path);
+// … of a file from byte `begin` on. Throws Error(io).
+std::string checksum_file(const std::filesystem::path& path, int64_t begin = 0);
 // … of content that comes in pieces.
 class Checksum {
  public:

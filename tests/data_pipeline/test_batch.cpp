@@ -182,7 +182,8 @@ NoteTable random_table(uint64_t seed, int notes_count) {
 std::vector<NoteExample> random_examples(const NoteTable& notes, uint64_t seed, int count) {
   std::vector<NoteExample> examples;
   for (int i = 0; i < count; ++i) {
-    NoteExample example{static_cast<int32_t>(random_bits(seed, i, 1) % notes.size())};
+    NoteExample example{};
+    example.note = static_cast<int32_t>(random_bits(seed, i, 1) % notes.size());
     example.task = static_cast<Task>(random_bits(seed, i, 2) % 2);
     example.until = static_cast<Until>(random_bits(seed, i, 4) % 3);
     const int64_t j = 1 + random_bits(seed, i, 3) % notes.hashtags(example.note);

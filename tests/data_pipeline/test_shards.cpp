@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "data_pipeline/hdf5_file.h"
 #include "data_pipeline/shards.h"
 #include "runtime/files.h"
@@ -176,6 +178,35 @@ TEST(Shards, DamagedShardsJson) {
   EXPECT_ERROR(data, "format is not", read_shards(folder.path()));
 }
 
+// Before memory of that size is asked for.
+TEST(Shards, CountsAndTokensOfShardsJsonThatCannotBe) {
+  const TinyData data = some_data();
+  const TempDir folder;
+  const ShardSet good = set_of(data);
+  const auto expect_error = [&](const char* part, auto change) {
+    ShardSet set = good;
+    write_all(folder.path(), set, data);
+    change(set);
+    finish_shards(folder.path(), set);
+    EXPECT_ERROR(data, part, read_shards(folder.path()));
+  };
+  for (const int64_t n : {int64_t{0}, int64_t{-1}, int64_t{1} << 31, std::numeric_limits<int64_t>::max()}) {
+    expect_error("impossible counts", [n](ShardSet& set) { set.notes = n; });
+    expect_error("impossible counts", [n](ShardSet& set) { set.notes_per_shard = n; });
+  }
+  expect_error("impossible counts", [](ShardSet& set) { set.train_pairs = -1; });
+  expect_error("impossible counts", [](ShardSet& set) { set.pairs_per_shard = int64_t{1} << 62; });
+  expect_error("\"clicks\" has 7 elements, not 2147483647",
+               [](ShardSet& set) { set.notes = set.notes_per_shard = (int64_t{1} << 31) - 1; });
+  expect_error("\"train/query\" has 10 elements, not 281474976710656",
+               [](ShardSet& set) { set.train_pairs = set.pairs_per_shard = int64_t{1} << 48; });
+  const char* unknown = "tokens that are not in the vocabulary";
+  expect_error(unknown, [](ShardSet& set) { set.prompt.emb = 40; });
+  expect_error(unknown, [](ShardSet& set) { set.prompt.eos = -1; });
+  expect_error(unknown, [](ShardSet& set) { set.prompt.category_guidance.push_back(40); });
+  expect_error(unknown, [](ShardSet& set) { set.prompt.hashtag_instruction.values[0] = 1 << 20; });
+}
+
 // A complete folder whose second notes shard is then replaced.
 class DamagedShards : public testing::Test {
  protected:
@@ -196,7 +227,7 @@ TEST_F(DamagedShards, MissingFile) {
 TEST_F(DamagedShards, TruncatedFile) {
   const std::string whole = read_file(folder / "pairs-00000.h5");
   write_file(folder / "pairs-00000.h5", whole.substr(0, whole.size() / 2));
-  expect_error("pairs-00000.h5: not an HDF5 file, or cut short");
+  expect_error("pairs-00000.h5: damaged or cut short");
 }
 
 TEST_F(DamagedShards, ForeignFile) {
@@ -258,7 +289,11 @@ TEST_F(DamagedShards, ValuesOutOfRange) {
 
 TEST_F(DamagedShards, ArraysOfAnotherLength) {
   write_notes_shard(folder.path(), set, 1, slice(data.notes, 7, 13));
+  expect_error("notes-00001.h5: array \"clicks\" has 6 elements, not 7");
+  notes.ids.pop_back();
+  write_notes_shard(folder.path(), set, 1, notes);
   expect_error("notes-00001.h5: array \"ids/offsets\" has 7 elements, not 8");
+  notes = slice(data.notes, 7, 14);
   write_notes_shard(folder.path(), set, 1, notes);
   write_pairs_shard(folder.path(), set, 0, std::span(data.pairs.train).first(9), data.pairs.test);
   expect_error("array \"train/query\" has 9 elements, not 10");

@@ -164,7 +164,7 @@ TEST(TokenizerJson, DamagedFilesAreErrors) {
   EXPECT_ERROR(data, "x/tokenizer.json: the whole is [], not an object", read("[]", config));
   EXPECT_ERROR(data, "x/tokenizer.json: .model is missing", read("{}", config));
   EXPECT_ERROR(data, "the key \"version\" stands twice", read("{\"version\":\"1.0\",\"version\":\"1.0\"}", config));
-  EXPECT_ERROR(data, "not JSON", read("\xff" + whole, config));
+  EXPECT_ERROR(data, "not JSON", read(std::string("\xff").append(whole), config));
   std::string nested;
   for (int i = 0; i < 100'000; ++i) nested += "{\"type\":\"Sequence\",\"normalizers\":[";
   EXPECT_ERROR(data, "nested more than 64 deep", read(nested, config));

@@ -48,7 +48,7 @@ TEST(Embedder, RefusesVectorsOfBrokenWeights) {
 TEST(Embedder, NamesTheFirstNoteWhoseVectorIsNotOfLengthOne) {
   std::vector<float> values = {1, 0, 0.6f, 0.8f, 0, 0, 3, 4};
   const Tensor vectors = Tensor::of(values.data(), {4, 2});
-  const auto id_of = [](int64_t i) { return "n" + std::to_string(i); };
+  const auto id_of = [](int64_t i) { return fmt::format("n{}", i); };
   EXPECT_ERROR(diverged, "the vector of note n2 has length 0, not 1", require_unit_vectors(vectors, id_of));
   EXPECT_ERROR(diverged, "the vector of note n0 has length 5, not 1", require_unit_vectors(vectors.slice(3, 4), id_of));
   require_unit_vectors(vectors.slice(0, 2), id_of);

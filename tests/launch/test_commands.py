@@ -405,6 +405,11 @@ class WholeWay(unittest.TestCase):
         shard.write_bytes(shard.read_bytes()[:-100])
         self.assertIn("notes-00000.h5", self.refused(3, "inspect", shard))
         self.assertIn("notes-00000.h5", self.refused(3, "inspect", copy))
+        self.must("embed", self.config, "--output", self.folder / "bit.h5")
+        vectors = bytearray((self.folder / "bit.h5").read_bytes())
+        vectors[-1] ^= 1
+        (self.folder / "bit.h5").write_bytes(vectors)
+        self.assertIn("bit.h5: damaged", self.refused(3, "inspect", self.folder / "bit.h5"))
 
         run_copy = self.folder / "damaged_run"
         shutil.copytree(self.folder / "run", run_copy)
