@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "data_pipeline/pair_spool.h"
 #include "data_pipeline/text_sample.h"
 #include "runtime/error.h"
+#include "runtime/file_lock.h"
 #include "runtime/files.h"
 #include "runtime/log.h"
 #include "runtime/parallel_for.h"
@@ -23,10 +25,12 @@ namespace fs = std::filesystem;
 
 constexpr const char* build_format = "notellm prepare 4";  // changes when the same input would give other shards
 
-// "a/b/" and "a/b" are the same folder, with a name of its own to put ".partial" behind.
+// "a/b/" and "a/b" are the same folder, with a name of its own to put ".partial" behind. A link stays: the folder that
+// it leads to is replaced.
 fs::path folder_of(const PrepareConfig& config) {
   const fs::path path = fs::path(config.shards).lexically_normal();
-  return path.has_filename() ? path : path.parent_path();
+  const fs::path folder = path.has_filename() ? path : path.parent_path();
+  return fs::is_symlink(folder) && fs::exists(folder) ? fs::canonical(folder) : folder;
 }
 
 // What decides the content: the configuration less where the shards go and how much memory may be used.
@@ -118,7 +122,7 @@ class Run {
 
   PrepareReport run() {
     timed("inputs", [&] { set_.inputs = checksums(config_); });
-    const bool up_to_date = ranks_.rank() == 0 && is_up_to_date(folder_, set_);
+    const bool up_to_date = first() && find_or_lock();
     if (ranks_.broadcast("prepare: up to date", up_to_date ? "1" : "0", 0) == "1") {
       report_.set = read_shard_set(folder_);
       report_.up_to_date = true;
@@ -140,6 +144,13 @@ class Run {
 
  private:
   bool first() const { return ranks_.rank() == 0; }
+
+  // True when there is nothing to do; else this is the only prepare that writes there.
+  bool find_or_lock() {
+    if (is_up_to_date(folder_, set_)) return true;
+    lock_.emplace(folder_.string() + ".lock", fmt::format("another prepare makes {}", folder_.string()), 60);
+    return lock_->waited() && is_up_to_date(folder_, set_);  // by the other one
+  }
 
   template <class Work>
   void timed(const char* stage, Work work) {
@@ -355,6 +366,7 @@ class Run {
   const PrepareConfig& config_;
   Communicator& ranks_;
   const fs::path folder_, partial_;
+  std::optional<FileLock> lock_;  // rank 0
   PrepareReport report_;
   ShardSet set_;
   NoteIndex index_;

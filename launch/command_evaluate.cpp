@@ -88,7 +88,7 @@ std::vector<MethodRanks> baseline_ranks(const PrepareConfig& data, const std::st
 }
 
 // What is added to the cosine: weight · log(1 + training clicks) / e^tau. The loss compares e^tau · cosine, so that the
-// weight is in its units: 1 would undo the correction for popular notes (loss.sampling_correction) entirely.
+// weight is in its units: 1 gives popular notes about what loss.sampling_correction took from them, by places in pairs.
 std::vector<float> popularity_prior(const NoteTable& notes, const Pool& pool, double weight, double tau) {
   std::vector<float> prior;
   for (int32_t note : pool.notes)

@@ -76,6 +76,9 @@ std::string run_table(const PlanReport& r) {
   return table.text();
 }
 
+// The snapshot is in the host's memory, as all is without GPUs.
+int64_t most_at_once(const MemoryPlan& m, bool on_gpu) { return m.total() + (on_gpu ? 0 : m.snapshot); }
+
 std::string memory_table(const PlanReport& r) {
   const double room = r.cluster ? r.cluster->gpu.memory_gib * gib : 0;
   Table table(r.cluster ? "lrr" : "lr");
@@ -85,13 +88,17 @@ std::string memory_table(const PlanReport& r) {
     table.row(cells);
   };
   for (const MemoryRow& row : memory_rows(r.plan->memory)) add(row.name, static_cast<double>(row.bytes));
-  add("most at once", static_cast<double>(r.plan->memory.total()));
+  if (!r.cluster) add("snapshot for checkpoints", static_cast<double>(r.plan->memory.snapshot));
+  add("most at once", static_cast<double>(most_at_once(r.plan->memory, r.cluster.has_value())));
   if (!r.cluster) return table.text(2);
   add("CUDA, cuBLAS, NCCL (assumed)", r.cluster->gpu.reserved_gib * gib);
   add("a GPU has", room);
   const double left = room - static_cast<double>(r.plan->memory.total()) - r.cluster->gpu.reserved_gib * gib;
-  return table.text(2) + (left >= 0 ? fmt::format("  it fits, {} are left\n", format_bytes(left))
-                                    : fmt::format("  it does not fit: {} are missing\n", format_bytes(-left)));
+  return table.text(2) +
+         (left >= 0 ? fmt::format("  it fits, {} are left\n", format_bytes(left))
+                    : fmt::format("  it does not fit: {} are missing\n", format_bytes(-left))) +
+         fmt::format("  and {} of the host's memory a GPU: the snapshot for checkpoints\n",
+                     bytes_text(r.plan->memory.snapshot));
 }
 
 std::string traffic_table(const Plan& plan) {
@@ -141,7 +148,7 @@ std::string search_table(const PlanReport& r) {
   return text + table.text(2);
 }
 
-nlohmann::ordered_json json_of(const MemoryPlan& memory) {
+nlohmann::ordered_json json_of(const MemoryPlan& memory, bool on_gpu) {
   nlohmann::ordered_json json;
   json["master_weights"] = memory.master_weights;
   json["moments"] = memory.moments;
@@ -150,7 +157,8 @@ nlohmann::ordered_json json_of(const MemoryPlan& memory) {
   json["activations"] = memory.step.results + memory.step.activations;
   json["workspace"] = memory.step.workspace;
   json["gathered_vectors"] = memory.step.vectors;
-  json["most_at_once"] = memory.total();
+  json["snapshot"] = memory.snapshot;
+  json["most_at_once"] = most_at_once(memory, on_gpu);
   return json;
 }
 
@@ -168,7 +176,7 @@ nlohmann::ordered_json json_of(const Choice& c) {
           {"sharding", name_of(c.parallel.sharding)},
           {"recompute", name_of(c.parallel.recompute)},
           {"micro_batch_pairs", c.micro_batch_pairs},
-          {"memory_bytes", json_of(c.memory)},
+          {"memory_bytes", json_of(c.memory, true)},
           {"predicted", json_of(c.prediction)}};
 }
 
@@ -210,7 +218,7 @@ nlohmann::ordered_json PlanReport::json() const {
     json["plan"]["recompute"] = name_of(config.parallel.recompute);
     json["plan"]["micro_batches"] = plan->sizes.count();
     json["plan"]["flops_per_step"] = plan->flops.total();
-    json["plan"]["memory_bytes"] = json_of(plan->memory);
+    json["plan"]["memory_bytes"] = json_of(plan->memory, cluster.has_value());
     json["plan"]["bytes_sent"] = nlohmann::ordered_json::array();
     for (const auto& [group, item] : traffic_rows(plan->traffic))
       json["plan"]["bytes_sent"].push_back({{"collective", item->name},

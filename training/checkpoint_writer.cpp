@@ -40,9 +40,15 @@ CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& not
     runs_.push_back(run);
     snapshot_size_ += run.count;
   });
-  snapshot_ = Buffer(3 * snapshot_size_ * size_of(DType::f32),
+  snapshot_ = Buffer(memory_bytes(state.layout, state.shards),
                      config.device == Device::cuda ? Memory::pinned : Memory::host, "the snapshot for checkpoints");
   std::memset(snapshot_.data(), 0, static_cast<size_t>(snapshot_.bytes()));  // the system's work, before the first step
+}
+
+int64_t CheckpointWriter::memory_bytes(const ParameterLayout& layout, const ShardMap& shards) {
+  int64_t elements = 0;
+  shards.for_own_runs(layout, [&](const ShardMap::Run& run) { elements += run.count; });
+  return 3 * elements * size_of(DType::f32);
 }
 
 void CheckpointWriter::begin(Stream& stream, const TrainingPosition& position) {
@@ -205,6 +211,7 @@ void CheckpointWriter::gather_checksums() {
     rows_of.push_back(static_cast<int64_t>(first_file_of(r + 1) - first_file_of(r)));
   ranks.all_gather_rows("checkpoint's checksums", Tensor(mine.data(), DType::i64, {std::ssize(sums_), words}), rows_of,
                         Tensor(all.data(), DType::i64, {std::ssize(plan_.files()), words}));
+  if (ranks.rank() != 0) return;
   for (size_t i = 0; i < plan_.files().size(); ++i)
     manifest_.files.push_back(
         {plan_.files()[i].name, plan_.files()[i].bytes, all.substr(i * checksum_digits, checksum_digits)});

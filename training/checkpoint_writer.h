@@ -34,6 +34,9 @@ class CheckpointWriter {
   CheckpointWriter(const RunConfig& config, const NoteTable& notes, const TrainingState& state,
                    int64_t file_bytes = checkpoint_file_bytes);
 
+  // Of a rank's snapshot: weights and moments of what it writes, f32.
+  static int64_t memory_bytes(const ParameterLayout& layout, const ShardMap& shards);
+
   // Takes the snapshot, from the order of `stream`; afterwards weights and moments may change. Waits for the save
   // before. A collective. Throws Error(io): that one failed, and so did too many in a row.
   void begin(Stream& stream, const TrainingPosition& position);

@@ -1,5 +1,6 @@
 #include "training/plan.h"
 
+#include "training/checkpoint_writer.h"
 #include "training/gradients.h"
 #include "training/model_weights.h"
 #include "training/optimizer.h"
@@ -25,6 +26,7 @@ MemoryPlan memory_of(const RunConfig& config, const NoteStatistics& notes, MeshP
   memory.gradients = Gradients::memory_bytes(pieces.layout, pieces.shards);
   memory.step = step_memory(config, notes.vocabulary, place.tensor_ranks,
                             largest_sizes(config, notes.longest, place.data_ranks, place.tensor_ranks));
+  memory.snapshot = CheckpointWriter::memory_bytes(pieces.layout, pieces.shards);
   return memory;
 }
 

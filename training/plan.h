@@ -12,6 +12,7 @@ struct MemoryPlan {
   int64_t parameters = 0;                   // to compute with; in f32 without sharding the master weights serve
   int64_t gradients = 0;
   StepMemory step;
+  int64_t snapshot = 0;  // for checkpoints; in the host's memory, also where the others are a GPU's
 
   int64_t state() const { return master_weights + moments + parameters + gradients; }
   int64_t total() const { return state() + step.arena(); }

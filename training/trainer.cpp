@@ -7,6 +7,7 @@
 
 #include "data_pipeline/shards.h"
 #include "evaluation/recall.h"
+#include "runtime/file_lock.h"
 #include "runtime/files.h"
 #include "runtime/log.h"
 #include "runtime/progress.h"
@@ -14,7 +15,6 @@
 #include "training/checkpoint.h"
 #include "training/checkpoint_writer.h"
 #include "training/metrics.h"
-#include "training/run_lock.h"
 #include "training/state.h"
 
 namespace notellm {
@@ -257,14 +257,23 @@ TrainingEnd Trainer::run() {
   return TrainingEnd::finished;
 }
 
+// For the lock of train.run, in seconds: the watchdog must not take the waiting for a rank that is gone.
+double lock_patience(const TrainConfig& config) {
+  constexpr double most = 60;
+  return config.watchdog_seconds > 0 ? std::min(most, config.watchdog_seconds / 2.0) : most;
+}
+
 std::optional<fs::path> checkpoint_to_resume(const RunConfig& config, const std::string& resume) {
-  if (resume != "auto" && resume != "never") return find_checkpoint(resume);
-  const std::optional<fs::path> latest = latest_checkpoint(config.train.run);
-  if (resume == "never" && latest)
+  if (resume == "auto") return latest_checkpoint(config.train.run);
+  std::optional<fs::path> chosen;
+  if (resume != "never") chosen = find_checkpoint(resume);
+  // Those of another run are not written over.
+  const std::vector<fs::path> own = checkpoints_of(checkpoint_path(config.train.run, 0).parent_path());
+  if (!own.empty() && !(chosen && fs::equivalent(own.back().parent_path(), chosen->parent_path())))
     fail(ErrorKind::usage,
          "{} has checkpoints already ({}): go on with --resume auto, or choose another folder with --set train.run=…",
-         config.train.run, latest->string());
-  return latest;
+         config.train.run, own.back().string());
+  return chosen;
 }
 
 }  // namespace
@@ -274,8 +283,10 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
   ranks.require_equal("configuration", "configuration", print_run_config(config) + resume);
   const Shards shards = read_shards(config.data.shards);
   ranks.require_equal("shards", "set of shards in " + config.data.shards, shards.notes.shards);
-  std::optional<RunLock> lock;
-  if (ranks.rank() == 0) lock.emplace(config.train.run);
+  std::optional<FileLock> lock;
+  if (ranks.rank() == 0)
+    lock.emplace(fs::path(config.train.run) / "lock", "another training writes to " + config.train.run,
+                 lock_patience(config.train));
   ranks.barrier("lock of the run's folder");
   const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);
   ranks.require_equal("checkpoint", "checkpoint to go on from", checkpoint ? checkpoint->string() : "none");
@@ -289,6 +300,8 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
     trainer.start_anew();
   if (ranks.rank() == 0) {
     write_file(fs::path(config.train.run) / config_file_name, print_run_config(config));
+    if (config.train.evaluate_every > 0 && shards.pairs.test.empty())
+      spdlog::warn("there are no test pairs: train.evaluate_every does nothing; raise data.clicks.heldout_share");
     spdlog::info("{} notes, {} training pairs; {} ranks; metrics in {}/metrics.jsonl",
                  format_count(shards.notes.size()), format_count(static_cast<int64_t>(shards.pairs.train.size())),
                  ranks.size(), config.train.run);

@@ -9,12 +9,15 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include "data_pipeline/pair_spool.h"
 #include "data_pipeline/prepare.h"
+#include "runtime/file_lock.h"
 #include "runtime/files.h"
 #include "runtime/random.h"
+#include "runtime/stopwatch.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
@@ -261,6 +264,30 @@ TEST_F(Prepare, WhatChangesWhileItIsReadIsAnError) {
   EXPECT_FALSE(fs::exists(folder / "shards.partial"));
   const ServedLog served(log, [&](int) { return clicks; });
   EXPECT_FALSE(run().up_to_date);
+}
+
+TEST_F(Prepare, OneAtATimeMakesAFolder) {
+  std::optional<FileLock> other(std::in_place, folder / "shards.lock", "", 0);
+  std::thread end([&other] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    other.reset();
+  });
+  const Stopwatch watch;
+  EXPECT_FALSE(run().up_to_date);
+  EXPECT_GE(watch.seconds(), 0.3);
+  end.join();
+  EXPECT_FALSE(fs::exists(folder / "shards.lock"));
+  other.emplace(folder / "shards.lock", "", 0);
+  EXPECT_TRUE(run().up_to_date);  // without writing
+}
+
+TEST_F(Prepare, ALinkToAFolderStays) {
+  fs::create_directories(folder / "large_disk/shards");
+  fs::create_directory_symlink(folder / "large_disk/shards", folder / "shards");
+  run();
+  EXPECT_TRUE(fs::is_symlink(folder / "shards"));
+  EXPECT_TRUE(has_shards(folder / "large_disk/shards"));
+  EXPECT_TRUE(run().up_to_date);
 }
 
 TEST_F(Prepare, WhatACutShortRunLeftIsCleared) {

@@ -398,6 +398,20 @@ class WholeWay(unittest.TestCase):
         text = self.must("neighbors", self.config, *keys, "--text", "rocket")
         self.assertIn("rocket", text)
 
+    def test_two_prepares_of_one_folder(self):
+        with tempfile.TemporaryDirectory() as name:
+            write_notes_and_clicks(pathlib.Path(name))
+            config = pathlib.Path(name) / "run.yaml"
+            config.write_text(CONFIG.format(folder=name), encoding="utf-8")
+            both = [subprocess.Popen([NOTELLM, "prepare", config, "--set", f"data.clicks.seed={seed}", "data.pairs_per_shard=1"],
+                                     env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                    for seed in (1, 2)]
+            for process in both:
+                self.assertEqual(process.wait(timeout=300), 0, process.stderr.read())
+                process.stderr.close()
+            self.assertIn("all files read and checked", self.must("inspect", pathlib.Path(name) / "shards"))
+            self.assertEqual([path.name for path in pathlib.Path(name).glob("shards*")], ["shards"])
+
     def test_damage_is_refused(self):
         copy = self.folder / "damaged"
         shutil.copytree(self.folder / "shards", copy)

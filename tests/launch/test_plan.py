@@ -66,11 +66,12 @@ class Plan(unittest.TestCase):
 
     def test_numbers_add_up(self):
         _, plan = self.plan("llama2_7b.yaml", "--cluster", CLUSTERS / "dgx_h100.yaml")
-        plan = plan["plan"]
+        parameters, plan = plan["parameters"], plan["plan"]
         memory = plan["memory_bytes"]
         state = sum(memory[name] for name in ("master_weights", "moments", "parameters", "gradients"))
         arena = memory["activations"] + max(memory["workspace"], memory["gathered_vectors"])
         self.assertEqual(memory["most_at_once"], state + arena)
+        self.assertAlmostEqual(memory["snapshot"], 12 * parameters / 8, delta=1024)
         self.assertAlmostEqual(sum(plan["predicted"]["parts"].values()), plan["predicted"]["seconds_per_step"])
         self.assertEqual({row["group"] for row in plan["bytes_sent"]}, {"world", "data"})
 

@@ -174,6 +174,10 @@ TEST(StepCosts, AStepTakesAndSendsWhatIsPlanned) {
     EXPECT_EQ(plan.total(), s.state.optimizer.memory_bytes() + s.state.weights.memory_bytes() +
                                 s.state.gradients.memory_bytes() + s.step.arena().capacity_bytes());
     EXPECT_LE(used, plan.step.arena());
+    // Over all ranks a checkpoint has each element once.
+    const std::vector<int64_t> snapshots = world.all_gather("snapshots", plan.snapshot);
+    EXPECT_EQ(std::accumulate(snapshots.begin(), snapshots.end(), int64_t{0}),
+              3 * size_of(DType::f32) * parameter_count(c.model, padded_vocabulary(40)));
   });
 }
 

@@ -167,6 +167,15 @@ TEST_F(Trainer, DoesNotWriteIntoARunThatExists) {
   train(c, "never", world_);
   EXPECT_ERROR(usage, "go on with --resume auto", train(c, "never", world_));
   EXPECT_ERROR(io, "neither a checkpoint nor a run", train(c, folder_ / "elsewhere", world_));
+  RunConfig other = config("other");
+  train(other, "never", world_);
+  const auto lines = metrics("run");
+  EXPECT_ERROR(usage, "go on with --resume auto", train(c, folder_ / "other", world_));
+  EXPECT_EQ(metrics("run"), lines);
+  other = config("new");
+  other.train.steps += 1;
+  EXPECT_EQ(train(other, folder_ / "run", world_), TrainingEnd::finished);
+  EXPECT_FALSE(fs::exists(folder_ / "new" / "lock"));
 }
 
 TEST_F(Trainer, EvaluatesOnASampleAndKeepsTheNewestCheckpoints) {
