@@ -4,6 +4,7 @@
 #include <bit>
 #include <functional>
 #include <queue>
+#include <utility>
 
 #include "data_pipeline/byte_letters.h"
 #include "runtime/error.h"
@@ -65,30 +66,41 @@ void Bpe::look_up(Symbol& symbol, const Symbol& next) const {
   symbol.merged_id = slot.id;
 }
 
-void Bpe::add_character(std::string_view character, bool& after_unknown, std::vector<Symbol>& symbols) const {
-  const bool fuse = after_unknown && fuse_unknown_;
-  after_unknown = false;
-  const auto length = static_cast<uint32_t>(character.size());
-  if (const auto known = characters_.find(character); known != characters_.end()) {
-    symbols.push_back({known->second, length, none, 0});
-  } else if (bytes_[0] >= 0) {
-    for (const char byte : character) symbols.push_back({bytes_[static_cast<unsigned char>(byte)], 1, none, 0});
+// Of no id: the unknown one.
+void Bpe::add_symbol(int32_t id, uint32_t length, bool& after_unknown, std::vector<Symbol>& symbols) const {
+  const bool fuse = id < 0 && after_unknown && fuse_unknown_;
+  after_unknown = id < 0;
+  if (fuse) {
+    symbols.back().length += length;
   } else {
-    after_unknown = true;
-    if (fuse) {
-      symbols.back().length += length;
-    } else {
-      symbols.push_back({*unknown_, length, none, 0});
-    }
+    symbols.push_back({id < 0 ? *unknown_ : id, length, none, 0});
+  }
+}
+
+void Bpe::add_character(std::string_view character, bool& after_unknown, std::vector<Symbol>& symbols) const {
+  const auto known = characters_.find(character);
+  if (known == characters_.end() && bytes_[0] >= 0) {
+    for (const char byte : character) add_symbol(bytes_[static_cast<unsigned char>(byte)], 1, after_unknown, symbols);
+  } else {
+    add_symbol(known == characters_.end() ? -1 : known->second, static_cast<uint32_t>(character.size()), after_unknown,
+               symbols);
   }
 }
 
 void Bpe::symbols_of(std::string_view text, std::vector<Symbol>& symbols) const {
   symbols.clear();
+  bool after_unknown = false;
   if (byte_level_) {
-    for (const char byte : text) symbols.push_back({bytes_[static_cast<unsigned char>(byte)], 1, none, 0});
+    uint32_t dropped = 0;  // bytes before the next symbol
+    for (const char byte : text) {
+      const int32_t id = bytes_[static_cast<unsigned char>(byte)];
+      if (id < 0 && !unknown_) {
+        ++dropped;
+      } else {
+        add_symbol(id, 1 + std::exchange(dropped, 0), after_unknown, symbols);
+      }
+    }
   } else {
-    bool after_unknown = false;
     for (size_t begin = 0, end; begin < text.size(); begin = end) {
       end = character_end(text, begin);
       add_character(text.substr(begin, end - begin), after_unknown, symbols);

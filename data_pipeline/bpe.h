@@ -30,11 +30,13 @@ struct BpeSpec {
 class Bpe {
  public:
   // byte_level: pieces are written in byte_letters.h. `never`: ids that no text gives by ignore_merges.
-  // Requires that each character gives some token: all bytes in a byte-level vocabulary or for byte_fallback, or
-  // `unknown`.
+  // Requires of another vocabulary that each character gives some token: all bytes for byte_fallback, or `unknown`.
+  // Bytes that a byte-level one does not have are `unknown`; without that they are dropped, as the `tokenizers` library
+  // does it.
   Bpe(const BpeSpec& spec, bool byte_level, std::span<const int32_t> never);
 
-  // Appends the tokens of `text` (valid UTF-8) to `ids`, and to `lengths`, if given, how many bytes each is of.
+  // Appends the tokens of `text` (valid UTF-8) to `ids`, and to `lengths`, if given, how many bytes each is of, those
+  // that were dropped before it included.
   // Thread-safe. Time: n log n of the length.
   void encode(std::string_view text, std::vector<int32_t>& ids, std::vector<uint32_t>* lengths) const;
 
@@ -53,6 +55,7 @@ class Bpe {
     int32_t id = 0;
   };
   void symbols_of(std::string_view text, std::vector<Symbol>& symbols) const;
+  void add_symbol(int32_t id, uint32_t length, bool& after_unknown, std::vector<Symbol>& symbols) const;
   void add_character(std::string_view character, bool& after_unknown, std::vector<Symbol>& symbols) const;
   size_t slot_of(uint64_t pair) const;
   void look_up(Symbol& symbol, const Symbol& next) const;

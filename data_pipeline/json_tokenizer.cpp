@@ -86,15 +86,15 @@ JsonTokenizer::JsonTokenizer(const std::string& json, const std::string& name, c
   spec_.bpe = {};  // bpe_ and pieces_ have what is needed of it
 }
 
-// A text that is cut at a space after another character than white space has the tokens of its parts when each stage
-// only adds a cut there. NFC does: nothing is composed with a space. `mark` is what a space is for the model.
+// A text that is cut at a space after another character than white space or ▁ has the tokens of its parts when each
+// stage only adds a cut there. NFC does: nothing is composed with a space. `mark` is what a space is for the model.
 bool JsonTokenizer::find_cuts_at_spaces() const {
   MappedText space(" ", false);
   normalize(spec_.normalizer, false, space);
   pre_tokenizer_.prepare(space);
   const bool byte_level = spec_.pre_tokenizer.last == PreTokenizerSpec::Last::byte_level;
   const std::string mark = byte_level && space.text() == " " ? "\xc4\xa0" : space.text();
-  if (mark.empty()) return false;
+  if (mark != " " && mark != "\xe2\x96\x81" && mark != "\xc4\xa0") return false;
   for (const NormalizerStep& step : spec_.normalizer)
     if (step.kind == NormalizerStep::Kind::replace && step.pattern != " ") return false;
   const PreTokenizerSpec& pre = spec_.pre_tokenizer;

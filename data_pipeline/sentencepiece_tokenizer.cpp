@@ -25,6 +25,16 @@ SentencePieceTokenizer::SentencePieceTokenizer(const std::string& model, const s
     fail(ErrorKind::data, "{}: not a SentencePiece model (a Hugging Face folder has it as tokenizer.model)", name);
   require(goes_on_.LoadFromSerializedProto(model + std::string(no_dummy_prefix)), "load the model");
   check(name);
+  cuts_at_spaces_ = keeps_texts();
+}
+
+// Whether the model's normalisation leaves texts as they are: others (NMT's, NFKC) make spaces of characters that are
+// no white space, or take some out before one.
+bool SentencePieceTokenizer::keeps_texts() const {
+  const std::string probe = "a\u200b b\u0001 c\ufeff \ufb01 \uff21\u0301\u2000d";
+  std::vector<int32_t> tokens;
+  encode(probe, Place::goes_on, tokens);
+  return decode(tokens, Place::goes_on) == probe;
 }
 
 void SentencePieceTokenizer::check(const std::string& name) const {

@@ -18,7 +18,7 @@ class SentencePieceTokenizer : public TokenizerBackend {
   std::vector<size_t> token_ends(std::string_view text) const override;
   std::string decode(std::span<const int32_t> tokens, Place place) const override;
   std::string piece(int32_t token) const override { return begins_.IdToPiece(token); }
-  bool cuts_at_spaces() const override { return true; }
+  bool cuts_at_spaces() const override { return cuts_at_spaces_; }
 
   const char* kind() const override { return "SentencePiece model"; }
   int32_t size() const override { return begins_.GetPieceSize(); }
@@ -28,7 +28,9 @@ class SentencePieceTokenizer : public TokenizerBackend {
 
  private:
   void check(const std::string& name) const;
+  bool keeps_texts() const;
   sentencepiece::SentencePieceProcessor begins_, goes_on_;
+  bool cuts_at_spaces_ = false;
 };
 
 }  // namespace notellm

@@ -68,9 +68,10 @@ class Tokenizer {
   // One token as people read it: "▁world", "Ġworld", "<0x0A>", "[EMB]".
   std::string piece(int32_t token) const;
 
-  // A text that is cut before a space, after another character than white space, has the tokens of its parts, the
-  // second of which goes on. Always so of SentencePiece models (others are refused); of a tokenizer.json where it can
-  // be shown. Where false, texts must be encoded as a whole.
+  // A text that is cut before a space, after another character than white space or ▁, has the tokens of its parts, the
+  // second of which goes on. So it is of SentencePiece models that do not normalise texts (with pieces that go on over
+  // a space they are refused), and of a tokenizer.json where it can be shown. Where false, texts must be encoded as a
+  // whole.
   bool cuts_at_spaces() const { return backend_->cuts_at_spaces(); }
 
   const char* kind() const { return backend_->kind(); }

@@ -8,14 +8,16 @@
 namespace notellm {
 namespace {
 
+constexpr UChar32 space_mark = 0x2581;  // what a space is for SentencePiece and Metaspace: they cannot tell the two
+
 bool is_white_before(std::string_view text, size_t at) {
   auto i = static_cast<int32_t>(at);
   UChar32 c;
   U8_PREV(text.data(), 0, i, c);
-  return u_isUWhiteSpace(c);
+  return u_isUWhiteSpace(c) || c == space_mark;
 }
 
-// End of the first word of `text`: before the first space that stands after another character than white space.
+// End of the first word of `text`: before the first space that stands after another character than white space or ▁.
 size_t word_end(std::string_view text) {
   size_t space = text.find(' ');
   while (space != std::string_view::npos && (space == 0 || is_white_before(text, space)))

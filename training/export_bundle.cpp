@@ -152,7 +152,8 @@ TokenizerFiles exported_tokenizer(const Tokenizer& tokenizer, int context) {
   Json values = Json::parse(config);
   if (values.contains("add_eos_token")) values["add_eos_token"] = false;
   if (!values.contains("pad_token") || values["pad_token"].is_null()) values["pad_token"] = values["eos_token"];
-  if (!values.contains("tokenizer_class")) values["tokenizer_class"] = "PreTrainedTokenizerFast";  // as the json says
+  // As tokenizer.json says: transformers 5 builds the tokenizers of other classes (LlamaTokenizer, GPT2Tokenizer) anew.
+  values["tokenizer_class"] = "PreTrainedTokenizerFast";
   values["model_max_length"] = context;
   if (values.contains("added_tokens_decoder"))
     values["added_tokens_decoder"][std::to_string(tokenizer.emb())] = added_token(std::string(emb_piece));

@@ -91,7 +91,11 @@ TEST_P(Style, EndsOfTokensAscendToTheEnd) {
     const std::vector<size_t> ends = tokenizer_.token_ends(text);
     EXPECT_EQ(ends.size(), tokenizer_.encode(text, Place::goes_on).size());
     EXPECT_TRUE(std::is_sorted(ends.begin(), ends.end()));
-    EXPECT_TRUE(text.empty() || ends.back() == text.size()) << text;
+    // Bytes that smollm's vocabulary does not have are dropped; at the end, they are of no token.
+    const std::string_view rest = std::string_view(text).substr(ends.empty() ? 0 : ends.back());
+    EXPECT_TRUE(rest.empty() ||
+                (std::string(GetParam()) == "smollm" && tokenizer_.encode(rest, Place::goes_on).empty()))
+        << text;
   }
 }
 

@@ -3,7 +3,7 @@ import pathlib
 import tempfile
 
 import numpy
-from common import NOTELLM, Shards, checkpoints, export, make_notes, prompt, run, within
+from common import GUIDANCE, NOTELLM, Shards, checkpoints, export, make_notes, prompt, run, within
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
@@ -17,11 +17,14 @@ with tempfile.TemporaryDirectory() as name:
         ours = numpy.load(folder / "vectors.npy")
         model, shards = SentenceTransformer(str(exported), device="cpu"), Shards(config)
         tokenizer = AutoTokenizer.from_pretrained(exported)
+        behind = [shards.prompt["emb"]] + shards.prompt["category_guidance"]
         theirs = model.encode(texts)
         assert tokenizer.convert_tokens_to_ids("[EMB]") == shards.prompt["emb"] == len(tokenizer) - 1
         for i, text in enumerate(texts):
             tokens = tokenizer(text)["input_ids"]
             assert tokens == shards.before_emb(i), (text, tokens, shards.before_emb(i))
+            tokens, whole = tokenizer(text + "[EMB]" + GUIDANCE)["input_ids"], shards.before_emb(i) + behind
+            assert tokens == whole, (text, tokens, whole)
         within(f"{model_name}: 1 - cosine", 1 - (ours * theirs).sum(1).min().item(), 1e-4)
         within(f"{model_name}: length", abs((theirs * theirs).sum(1) - 1).max().item(), 1e-5)
         (folder / "vectors.npy").unlink()

@@ -60,6 +60,9 @@ def prompt(note):
             f"'content': {note['content']}}} The compression word is:\"")
 
 
+GUIDANCE = "\". The category is:"  # behind [EMB]
+
+
 def write_config(folder, name, **sections):
     """A configuration of a run in the folder, as YAML, of which JSON is a part."""
     config = {"seed": 3, "threads": 1,
@@ -86,14 +89,16 @@ def put_eos_behind_texts(path, eos):
 
 
 def hub_models(folder):
-    """Folders of the hub: random Qwen2 and LLaMA with Llama 3's frequencies, and a real one where it is there."""
-    styles = ROOT / "tests/golden/tokenizers"  # of Qwen2's and Llama 3's style, of some hundred tokens
+    """Folders of the hub: random Qwen2 and LLaMA of three generations, the second with Llama 3's frequencies; a real one."""
+    styles = ROOT / "tests/golden/tokenizers"  # of some hundred tokens
     sizes = dict(vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                  intermediate_size=48, max_position_embeddings=512, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2)
     llama3 = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
                   original_max_position_embeddings=64)
     configs = {"qwen2": transformers.Qwen2Config(**sizes),
-               "llama3": transformers.LlamaConfig(**sizes, head_dim=12, tie_word_embeddings=True, rope_parameters=llama3)}
+               "llama3": transformers.LlamaConfig(**sizes, head_dim=12, tie_word_embeddings=True, rope_parameters=llama3),
+               "llama2": transformers.LlamaConfig(**sizes), "smollm": transformers.LlamaConfig(**sizes)}
+    classes = {"llama2": "LlamaTokenizer", "smollm": "GPT2Tokenizer"}  # as the hub has them
     for i, (name, config) in enumerate(configs.items()):
         torch.manual_seed(i)
         model = transformers.AutoModelForCausalLM.from_config(config)
@@ -103,6 +108,9 @@ def hub_models(folder):
         model.save_pretrained(folder / name)
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(styles / name / file, folder / name)
+        if name in classes:
+            path = folder / name / "tokenizer_config.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": classes[name]}), encoding="utf-8")
     put_eos_behind_texts(folder / "llama3/tokenizer.json", "<|end_of_text|>")
     shutil.copytree(SHARED / "models/stories260K", folder / "stories260K")
     return [*configs, "stories260K"]

@@ -13,12 +13,12 @@ LLAMA3_REGEX = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,
 QWEN2_REGEX = LLAMA3_REGEX.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
-def trained_bytes(texts, size, specials, **model):
+def trained_bytes(texts, size, specials, lacks=()):
     """A byte-level BPE; the caller has set the pre-tokenizer."""
 
     def train(tokenizer):
         trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=specials, show_progress=False,
-                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+                                      initial_alphabet=sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(lacks)))
         tokenizer.train_from_iterator(texts, trainer)
         return tokenizer
 
@@ -77,12 +77,20 @@ def qwen2(texts, size):
     return t, {"eos_token": "<|endoftext|>", "bos_token": None, "add_bos_token": False}
 
 
+def letter(byte):
+    """How byte-level vocabularies write it."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return chr(byte if byte in shown else 256 + [b for b in range(256) if b not in shown].index(byte))
+
+
 def smollm(texts, size):
+    """SmolLM's vocabulary lacks 21 bytes, which it drops."""
+    lacks = {letter(b) for b in (0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100))}
     t = Tokenizer(models.BPE())
     t.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     t.decoder = decoders.ByteLevel()
-    trained_bytes(texts, size, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])(t)
+    trained_bytes(texts, size, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], lacks)(t)
     return t, {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"}
 
 
@@ -96,6 +104,9 @@ def with_byte_pieces(texts, size, prepare):
     state = __import__("json").loads(t.to_str())
     state["added_tokens"] = [a for a in state["added_tokens"] if a["content"] in ("<unk>", "<s>", "</s>")]
     state["model"].update(byte_fallback=True, fuse_unk=True)
+    for half in ("▁", "▁▁"):  # runs of spaces, as LLaMA's has them
+        state["model"]["vocab"][2 * half] = len(state["model"]["vocab"])
+        state["model"]["merges"].insert(0, [half, half])
     t = Tokenizer.from_str(__import__("json").dumps(state))
     prepare(t)
     t.post_processor = before_text(t, "<s>")
@@ -160,7 +171,8 @@ def stumbling_texts():
         "\u0000", "a\u0000b", "\u007f\u0080\u0091", "\U00020000\U0002a6d6 𝒳𝓎", "x" * 40, "x" * 300, " " * 40, " " * 300,
         "\n" * 100, "\t" * 17, "a " * 150, "é" * 120, "😀" * 60, "9" * 90, "!" * 90, "ab" * 200, "=" * 64 + "\n" + "-" * 64,
         "word " * 400, "https://www.example.org/a/b?c=d&e=f#g", "C++ & C# <html> &amp; \\n \\\\", "tab\tsep\tvalues\r\n",
-        "e.g. i.e. U.S.A. Mr. O'Neill", "…—–“”‘’«»", "a/b\\c|d~e`f^g", "$100 £5 ¥6 50%", "\u202eright\u202c to left",
+        "e.g. i.e. U.S.A. Mr. O'Neill", "…—–“”‘’«»", "a/b\\c|d~e`f^g", "$100 £5 ¥6 50%", "\u0004", "\u0004 a\u0004 \u0004\u0006b\u0013", "x \U00040000y", "load ▁ ▂▃ 5%", "x▁ y▁  z ▁ ",
+        "\u202eright\u202c to left",
     ]
     # Combining marks out of order: of Unicode 1, 10, 13, 14.
     texts += ["e\u0301\u0327", "e\u0d3b\u0301\u0327", "e\u1abf\u0301", "e\u0301\u0898\u0327"]
