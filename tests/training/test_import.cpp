@@ -184,6 +184,27 @@ TEST_F(Import, AFolderThatIsThereStays) {
   verify_checkpoint(checkpoint_);
 }
 
+// The name under which they write may be anyone's, even of what they read.
+TEST_F(Import, APartialFolderThatIsThereStays) {
+  HubModel model;
+  model.fill();
+  hub_ = checkpoint_.string() + ".partial";
+  model.write(hub_);
+  const std::string refused = " is there already, left by a run that was cut off or not of this program: remove it";
+  EXPECT_ERROR(io, hub_.string() + refused, import());
+  EXPECT_EQ(read_file(hub_ / "config.json"), model.config.dump(1));
+  EXPECT_FALSE(fs::exists(checkpoint_));
+  const fs::path trained = exported_.string() + ".partial";
+  import_model(hub_, trained, "", {"model.note_dim=5"});
+  EXPECT_ERROR(io, trained.string() + refused, export_model(trained, exported_, {}));
+  verify_checkpoint(trained);
+  EXPECT_FALSE(fs::exists(exported_));
+  // A link too, even to nothing.
+  fs::create_symlink("nothing", folder_ / "other.partial");
+  EXPECT_ERROR(io, "other.partial" + refused, export_model(trained, folder_ / "other", {}));
+  EXPECT_TRUE(fs::is_symlink(folder_ / "other.partial"));
+}
+
 TEST_F(Import, ConfigOfTransformers4And5) {
   const auto config_of = [&](const nlohmann::json& changes) {
     HubModel model;
