@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "data_pipeline/json_node.h"
 #include "runtime/files.h"
 
 namespace notellm {
@@ -210,6 +211,18 @@ void check_sizes(const Section& top, ModelConfig& c) {
   }
 }
 
+Json parse(const std::string& text, const std::string& file) {
+  const auto check_depth = [&](int depth, Json::parse_event_t event, const Json&) {
+    const bool opens = event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+    if (opens && depth >= JsonNode::most_depth)
+      fail(ErrorKind::checkpoint, "{}: values are nested more than {} deep", file, JsonNode::most_depth);
+    return true;
+  };
+  Json json = Json::parse(text, check_depth, false);
+  if (json.is_discarded()) fail(ErrorKind::checkpoint, "{}: not JSON", file);
+  return json;
+}
+
 }  // namespace
 
 std::string hugging_face_config(const ModelConfig& c, int64_t vocabulary, std::optional<int32_t> bos, int32_t eos,
@@ -248,8 +261,7 @@ std::string hugging_face_config(const ModelConfig& c, int64_t vocabulary, std::o
 HuggingFaceModel read_hugging_face_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = file_inside(folder, hugging_face_config_name);
   const std::string file = path.string();
-  const Json json = Json::parse(read_file(path), nullptr, false);
-  if (json.is_discarded()) fail(ErrorKind::checkpoint, "{}: not JSON", file);
+  const Json json = parse(read_file(path), file);
   Section top(file, "", json);
   const std::string architecture = read_architecture(top);
   constexpr int most = 1 << 20;

@@ -291,6 +291,12 @@ TEST_F(Import, UnsupportedOptionsAreNamed) {
   });
   expect_bad_folder("config.json: not JSON", [&] { write_file(hub_ / "config.json", "{"); });
   expect_bad_folder("config.json: the file is not an object", [&] { write_file(hub_ / "config.json", "[]"); });
+  for (const int lists : {64, 1'000'000})  // in the file's object; 63 are few enough
+    expect_bad_folder("config.json: values are nested more than 64 deep", [&] {
+      write_file(hub_ / "config.json", "{\"architectures\":" + std::string(lists, '[') + std::string(lists, ']') + "}");
+    });
+  expect_bad_config("architectures is [[", "architectures",
+                    nlohmann::json::parse(std::string(63, '[') + "1" + std::string(63, ']')));
 }
 
 TEST_F(Import, TensorsThatDoNotFitAreNamed) {
