@@ -205,6 +205,12 @@ TEST_F(Import, APartialFolderThatIsThereStays) {
   EXPECT_TRUE(fs::is_symlink(folder_ / "other.partial"));
 }
 
+const nlohmann::json llama3 = {{"rope_type", "llama3"},
+                               {"factor", 8.0},
+                               {"low_freq_factor", 1.0},
+                               {"high_freq_factor", 4.0},
+                               {"original_max_position_embeddings", 64}};
+
 TEST_F(Import, ConfigOfTransformers4And5) {
   const auto config_of = [&](const nlohmann::json& changes) {
     HubModel model;
@@ -212,15 +218,12 @@ TEST_F(Import, ConfigOfTransformers4And5) {
     model.write(hub_);
     return read_hugging_face_config(hub_).config;
   };
-  const nlohmann::json llama3 = {{"rope_type", "llama3"},
-                                 {"factor", 8.0},
-                                 {"low_freq_factor", 1.0},
-                                 {"high_freq_factor", 4.0},
-                                 {"original_max_position_embeddings", 64}};
   nlohmann::json llama3_of_5 = llama3;
   llama3_of_5["rope_theta"] = 500000.0;
-  for (const auto& changes : {nlohmann::json{{"rope_theta", 500000.0}, {"rope_scaling", llama3}},
-                              nlohmann::json{{"rope_theta", nullptr}, {"rope_parameters", llama3_of_5}}}) {
+  for (const auto& changes :
+       {nlohmann::json{{"rope_theta", 500000.0}, {"rope_scaling", llama3}},
+        nlohmann::json{{"rope_theta", nullptr}, {"rope_parameters", llama3_of_5}},
+        nlohmann::json{{"rope_theta", 500000.0}, {"rope_scaling", llama3}, {"rope_parameters", llama3_of_5}}}) {
     const ModelConfig c = config_of(changes);
     EXPECT_EQ(c.rope_theta, 500000);
     EXPECT_EQ(static_cast<int>(c.rope_scaling.type), static_cast<int>(RopeScaling::llama3));
@@ -297,6 +300,28 @@ TEST_F(Import, UnsupportedOptionsAreNamed) {
     });
   expect_bad_config("architectures is [[", "architectures",
                     nlohmann::json::parse(std::string(63, '[') + "1" + std::string(63, ']')));
+}
+
+TEST_F(Import, RopeThatIsGivenTwiceMustBeTheSame) {
+  const auto expect_contradiction = [&](const std::string& message, const nlohmann::json& of_4,
+                                        const nlohmann::json& of_5) {
+    expect_bad(message, [&](HubModel& m) {
+      m.config.erase("rope_theta");
+      m.config["rope_scaling"] = of_4;
+      m.config["rope_parameters"] = of_5;
+    });
+  };
+  for (const char* key : {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+    nlohmann::json other = llama3;
+    other[key] = 2;
+    expect_contradiction(
+        fmt::format("rope_scaling.{} is {}, but rope_parameters.{} is 2", key, llama3[key].get<double>(), key), llama3,
+        other);
+  }
+  expect_contradiction("rope_scaling and rope_parameters are of different types", llama3, {{"rope_type", "default"}});
+  expect_contradiction("rope_scaling.rope_theta is 300, but rope_parameters.rope_theta is 400",
+                       {{"rope_theta", 300.0}, {"type", "default"}}, {{"rope_theta", 400.0}, {"type", "default"}});
+  expect_bad_config("rope_theta is 10000, but rope_scaling.rope_theta is 300", "rope_scaling", {{"rope_theta", 300.0}});
 }
 
 TEST_F(Import, TensorsThatDoNotFitAreNamed) {
