@@ -108,6 +108,8 @@ class CommandLine(unittest.TestCase):
         self.expect(["neighbors", "x.yaml", "--index", "tree"], 2, "tree")
         self.expect(["neighbors", "x.yaml", "--count", "0"], 2, "--count")
         self.expect(["embed", "x.yaml", "--output", "vectors.txt"], 2, "vectors.txt", ".npy")
+        for size in ("-5", "-5GB", "0", "0KB", "1.5GB", "99EB", "GBs", "x"):
+            self.expect(["export", "x", "y", "--shard-size", size], 2, "--shard-size")
 
     def test_configuration(self):
         with tempfile.TemporaryDirectory() as name:
