@@ -446,6 +446,9 @@ class WholeWay(unittest.TestCase):
             self.assertIn(str(output), self.refused(4, "embed", "no_config.yaml", "--output", output))
         (self.folder / "folder.h5").mkdir()
         self.assertIn("it is a folder", self.refused(4, "embed", "no_config.yaml", "--output", self.folder / "folder.h5"))
+        (self.folder / "taken.ids.txt").mkdir()  # of the two files of a .npy
+        self.assertIn("taken.ids.txt: it is a folder",
+                      self.refused(4, "embed", "no_config.yaml", "--output", self.folder / "taken.npy"))
 
     def test_links_and_pipes_as_outputs(self):
         (self.folder / "link.npy").symlink_to("linked.npy")
