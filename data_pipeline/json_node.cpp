@@ -11,8 +11,6 @@ using Json = nlohmann::json;
 
 namespace {
 
-constexpr size_t most_depth = 64;  // values are destroyed and printed by recursion
-
 // Goes over a file without keeping its values. What is wrong is thrown.
 class Structure : public nlohmann::json_sax<Json> {
  public:
@@ -41,7 +39,8 @@ class Structure : public nlohmann::json_sax<Json> {
  private:
   bool open() {
     keys_.emplace_back();
-    if (keys_.size() > most_depth) fail(ErrorKind::data, "{}: values are nested more than {} deep", file_, most_depth);
+    if (std::ssize(keys_) > JsonNode::most_depth)
+      fail(ErrorKind::data, "{}: values are nested more than {} deep", file_, JsonNode::most_depth);
     return true;
   }
   bool close() {

@@ -13,6 +13,8 @@ namespace notellm {
 
 class JsonNode {
  public:
+  // Of a file's values: they are destroyed and printed by recursion.
+  static constexpr int most_depth = 64;
   // The whole file. Throws Error(data): not JSON, an object that has a key twice, or values nested more than 64 deep.
   static nlohmann::json parse(const std::string& text, const std::string& file);
 

@@ -6,7 +6,6 @@
 #include "launch/new_notes.h"
 #include "launch/trained_model.h"
 #include "launch/vector_file.h"
-#include "runtime/files.h"
 #include "runtime/progress.h"
 
 namespace notellm {
@@ -27,7 +26,7 @@ std::vector<int32_t> rows_to_embed(const NoteTable& notes, bool pool) {
 
 int embed(const EmbedOptions& options, Communicator& ranks) {
   check_vector_file_name(options.output);
-  if (ranks.rank() == 0) require_writable(options.output);  // before the work, not after it
+  if (ranks.rank() == 0) require_vectors_writable(options.output);  // before the work, not after it
   const RunConfig config = options.read_for_device(ranks);
   Mesh mesh = mesh_of(config, ranks);
   const TrainedModel model = TrainedModel::load(config, options.checkpoint, mesh);

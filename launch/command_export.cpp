@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "launch/commands.h"
 #include "training/export.h"
 
@@ -29,6 +31,7 @@ Example: notellm export runs/demo exported --dtype bf16
       ->check(CLI::IsMember({"f32", "bf16", "f16"}).description(""));
   command->add_option("--shard-size", options->how.file_bytes, "most bytes of a safetensors file: 5GB, 500MB")
       ->transform(CLI::AsSizeValue(true).description(""))
+      ->check(CLI::Range(int64_t{1}, std::numeric_limits<int64_t>::max()).description(""))
       ->default_str("5GB");
   command->add_option("--report", options->how.report, "numbers of 'notellm evaluate --json', for the model card")
       ->type_name("FILE");

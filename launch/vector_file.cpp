@@ -14,6 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Beside a .npy file.
+fs::path ids_path(fs::path path) { return path.replace_extension(".ids.txt"); }
+
 constexpr const char* attribute_names[] = {"checkpoint", "step", "tokenizer"};
 
 // An HDF5 identifier that is closed at its end; the call that made it must have gone well.
@@ -88,7 +91,7 @@ void write_npy(const fs::path& path, std::span<const std::string> ids, Tensor ve
   std::string start = "\x93NUMPY";
   start += {'\x01', '\x00', static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)};
   start += header;
-  write_file(fs::path(path).replace_extension(".ids.txt"), lines);
+  write_file(ids_path(path), lines);
   const std::string_view pieces[] = {start,
                                      {static_cast<const char*>(vectors.data), static_cast<size_t>(vectors.bytes())}};
   write_file(path, pieces);
@@ -99,6 +102,11 @@ void write_npy(const fs::path& path, std::span<const std::string> ids, Tensor ve
 void check_vector_file_name(const fs::path& path) {
   if (path.extension() != ".h5" && path.extension() != ".npy")
     fail(ErrorKind::usage, "--output {}: the name must end in .h5 or .npy", path.string());
+}
+
+void require_vectors_writable(const fs::path& path) {
+  require_writable(path);
+  if (path.extension() == ".npy") require_writable(ids_path(path));
 }
 
 void check_vector_ids(const fs::path& path, std::span<const std::string> ids) {

@@ -22,6 +22,9 @@ using VectorAttributes = std::map<std::string, std::string>;
 // Throws Error(usage) unless the name ends in .h5 or .npy.
 void check_vector_file_name(const std::filesystem::path& path);
 
+// Throws Error(io) where write_vectors could not begin: require_writable of each file that it writes.
+void require_vectors_writable(const std::filesystem::path& path);
+
 // Throws Error(data) for an id that the file cannot hold: with a line break (.npy), with a NUL byte (.h5, whose texts
 // end there).
 void check_vector_ids(const std::filesystem::path& path, std::span<const std::string> ids);

@@ -16,8 +16,8 @@ struct ExportOptions {
   std::filesystem::path report = {};    // of 'notellm evaluate --json'; empty: none
 };
 
-// Writes the model of a checkpoint, or of a run's newest, to `destination`, beside it first: a folder that must not be
-// there.
+// Writes the model of a checkpoint, or of a run's newest, to `destination`, until it is whole to DESTINATION.partial:
+// neither may be there.
 //
 //   model.safetensors              or model-0000K-of-0000N.safetensors with model.safetensors.index.json: the tokens in
 //                                  use of embedding and head, [EMB] the last one, without padding

@@ -12,8 +12,10 @@ FolderInMaking::FolderInMaking(const fs::path& destination)
       partial_(destination_.string() + ".partial") {
   if (fs::exists(fs::symlink_status(destination_)))
     fail(ErrorKind::io, "{} is there already: choose another folder, or remove it", destination_.string());
-  fs::remove_all(partial_);
-  fs::create_directories(partial_);
+  if (destination_.has_parent_path()) fs::create_directories(destination_.parent_path());
+  if (fs::exists(fs::symlink_status(partial_)) || !fs::create_directory(partial_))
+    fail(ErrorKind::io, "{} is there already, left by a run that was cut off or not of this program: remove it",
+         partial_.string());
 }
 
 FolderInMaking::~FolderInMaking() {

@@ -7,8 +7,8 @@ namespace notellm {
 
 class FolderInMaking {
  public:
-  // Makes DESTINATION.partial, after removing what a killed run left there. Throws Error(io): the destination is there
-  // already, or the folder cannot be made.
+  // Makes DESTINATION.partial. Throws Error(io): it or the destination is there already, as a killed run or anyone may
+  // have left it, and stays as it is; or the folder cannot be made.
   explicit FolderInMaking(const std::filesystem::path& destination);
   FolderInMaking(const FolderInMaking&) = delete;
   FolderInMaking& operator=(const FolderInMaking&) = delete;

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "data_pipeline/json_node.h"
 #include "runtime/files.h"
 
 namespace notellm {
@@ -146,33 +147,58 @@ void read_llama3(Section& rope, RopeScalingConfig& to) {
     rope.bad("{} must be less than {}", rope.path("low_freq_factor"), rope.path("high_freq_factor"));
 }
 
-// rope_scaling of transformers 4 or rope_parameters of 5. Their rope_theta is returned, or `theta`.
-double read_rope_section(Section& top, const char* name, const std::string& file, double theta, RopeScalingConfig& to) {
-  if (!top.has(name)) return theta;
+// rope_scaling of transformers 4, or rope_parameters of 5.
+struct Rope {
+  std::optional<double> theta;
+  RopeScalingConfig scaling;
+};
+
+std::optional<Rope> read_rope_section(Section& top, const char* name, const std::string& file) {
+  if (!top.has(name)) return {};
   Section rope(file, name, top.get(name));
-  if (rope.has("rope_theta")) theta = rope.number("rope_theta", 1);
+  Rope read;
+  if (rope.has("rope_theta")) read.theta = rope.number("rope_theta", 1);
   rope.only("partial_rotary_factor", 1.0);
   const Json& type = rope.has("rope_type") ? rope.get("rope_type") : rope.get("type");
   rope.ignore("type");
   if (type == "llama3")
-    read_llama3(rope, to);
+    read_llama3(rope, read.scaling);
   else if (!type.is_null() && type != "default")
     rope.bad("{} is {}, which is not supported: only \"default\" and \"llama3\" are", rope.path("rope_type"),
              type.dump());
   rope.expect_no_other_keys();
-  return theta;
+  return read;
+}
+
+// What is given under two keys must be the same.
+void expect_same(const Section& top, const std::string& key, std::optional<double> value, const std::string& other_key,
+                 std::optional<double> other) {
+  if (value && other && *value != *other) top.bad("{} is {}, but {} is {}", key, *value, other_key, *other);
+}
+
+void expect_same_scaling(const Section& top, const RopeScalingConfig& of_4, const RopeScalingConfig& of_5) {
+  if (of_4.type != of_5.type) top.bad("rope_scaling and rope_parameters are of different types");
+  const auto same = [&](const std::string& name, double a, double b) {
+    expect_same(top, "rope_scaling." + name, a, "rope_parameters." + name, b);
+  };
+  same("factor", of_4.factor, of_5.factor);
+  same("low_freq_factor", of_4.low_frequency_factor, of_5.low_frequency_factor);
+  same("high_freq_factor", of_4.high_frequency_factor, of_5.high_frequency_factor);
+  same("original_max_position_embeddings", of_4.original_context, of_5.original_context);
 }
 
 void read_rope(Section& top, const std::string& file, ModelConfig& c) {
-  const double theta = top.has("rope_theta") ? top.number("rope_theta", 1) : 10000;
-  RopeScalingConfig of_4, of_5;
-  c.rope_theta = read_rope_section(top, "rope_scaling", file, theta, of_4);
-  c.rope_theta = read_rope_section(top, "rope_parameters", file, c.rope_theta, of_5);
-  if (top.has("rope_theta") && c.rope_theta != theta)
-    top.bad("rope_theta is {}, but rope_parameters.rope_theta is {}", theta, c.rope_theta);
-  c.rope_scaling = top.has("rope_parameters") ? of_5 : of_4;
-  if (top.has("rope_parameters") && top.has("rope_scaling") && of_4.type != of_5.type)
-    top.bad("rope_scaling and rope_parameters contradict each other");
+  std::optional<double> theta;
+  if (top.has("rope_theta")) theta = top.number("rope_theta", 1);
+  const auto of_4 = read_rope_section(top, "rope_scaling", file),
+             of_5 = read_rope_section(top, "rope_parameters", file);
+  const auto theta_of_4 = of_4 ? of_4->theta : std::nullopt, theta_of_5 = of_5 ? of_5->theta : std::nullopt;
+  expect_same(top, "rope_theta", theta, "rope_scaling.rope_theta", theta_of_4);
+  expect_same(top, "rope_theta", theta, "rope_parameters.rope_theta", theta_of_5);
+  expect_same(top, "rope_scaling.rope_theta", theta_of_4, "rope_parameters.rope_theta", theta_of_5);
+  if (of_4 && of_5) expect_same_scaling(top, of_4->scaling, of_5->scaling);
+  c.rope_theta = theta_of_5.value_or(theta_of_4.value_or(theta.value_or(10000)));
+  if (of_4 || of_5) c.rope_scaling = of_5 ? of_5->scaling : of_4->scaling;
 }
 
 // What not every architecture has.
@@ -208,6 +234,18 @@ void check_sizes(const Section& top, ModelConfig& c) {
   } catch (const Error& error) {
     top.bad("{}", error.what());
   }
+}
+
+Json parse(const std::string& text, const std::string& file) {
+  const auto check_depth = [&](int depth, Json::parse_event_t event, const Json&) {
+    const bool opens = event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+    if (opens && depth >= JsonNode::most_depth)
+      fail(ErrorKind::checkpoint, "{}: values are nested more than {} deep", file, JsonNode::most_depth);
+    return true;
+  };
+  Json json = Json::parse(text, check_depth, false);
+  if (json.is_discarded()) fail(ErrorKind::checkpoint, "{}: not JSON", file);
+  return json;
 }
 
 }  // namespace
@@ -248,8 +286,7 @@ std::string hugging_face_config(const ModelConfig& c, int64_t vocabulary, std::o
 HuggingFaceModel read_hugging_face_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = file_inside(folder, hugging_face_config_name);
   const std::string file = path.string();
-  const Json json = Json::parse(read_file(path), nullptr, false);
-  if (json.is_discarded()) fail(ErrorKind::checkpoint, "{}: not JSON", file);
+  const Json json = parse(read_file(path), file);
   Section top(file, "", json);
   const std::string architecture = read_architecture(top);
   constexpr int most = 1 << 20;

@@ -26,7 +26,7 @@ struct HuggingFaceModel {
 // than the context; Qwen2ForCausalLM without sliding window. All keys must be known: one that is not might change what
 // the model computes. Throws Error(io): no such file; Error(checkpoint), naming the file, the key and what is
 // supported: an architecture or a value that is not, a key that is missing, unknown or contradicts another, sizes that
-// do not fit each other.
+// do not fit each other; values nested more than 64 deep.
 HuggingFaceModel read_hugging_face_config(const std::filesystem::path& folder);
 
 }  // namespace notellm

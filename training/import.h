@@ -44,10 +44,10 @@ class HuggingFaceWeights {
 };
 
 // Reads the model in `source` (config.json, safetensors, tokenizer.json with tokenizer_config.json, or tokenizer.model)
-// and writes a checkpoint of step 0 without optimizer state to `destination`, beside it first: a folder that must not
-// be there. Overrides: seed, model.note_dim and model.init of the note head, which the model does not have; a model key
-// that disagrees is an Error(usage). Memory: a few MiB, whatever the model's size. Throws as HuggingFaceWeights and
-// read_hugging_face_config do; Error(io).
+// and writes a checkpoint of step 0 without optimizer state to `destination`, until it is whole to DESTINATION.partial:
+// neither may be there. Overrides: seed, model.note_dim and model.init of the note head, which the model does not have;
+// a model key that disagrees is an Error(usage). Memory: a few MiB, whatever the model's size. Throws as
+// HuggingFaceWeights, read_hugging_face_config and FolderInMaking do; Error(io).
 void import_model(const std::filesystem::path& source, const std::filesystem::path& destination,
                   const std::string& config, const std::vector<std::string>& overrides);
 

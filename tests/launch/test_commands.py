@@ -108,6 +108,8 @@ class CommandLine(unittest.TestCase):
         self.expect(["neighbors", "x.yaml", "--index", "tree"], 2, "tree")
         self.expect(["neighbors", "x.yaml", "--count", "0"], 2, "--count")
         self.expect(["embed", "x.yaml", "--output", "vectors.txt"], 2, "vectors.txt", ".npy")
+        for size in ("-5", "-5GB", "0", "0KB", "1.5GB", "99EB", "GBs", "x"):
+            self.expect(["export", "x", "y", "--shard-size", size], 2, "--shard-size")
 
     def test_configuration(self):
         with tempfile.TemporaryDirectory() as name:
@@ -444,6 +446,9 @@ class WholeWay(unittest.TestCase):
             self.assertIn(str(output), self.refused(4, "embed", "no_config.yaml", "--output", output))
         (self.folder / "folder.h5").mkdir()
         self.assertIn("it is a folder", self.refused(4, "embed", "no_config.yaml", "--output", self.folder / "folder.h5"))
+        (self.folder / "taken.ids.txt").mkdir()  # of the two files of a .npy
+        self.assertIn("taken.ids.txt: it is a folder",
+                      self.refused(4, "embed", "no_config.yaml", "--output", self.folder / "taken.npy"))
 
     def test_links_and_pipes_as_outputs(self):
         (self.folder / "link.npy").symlink_to("linked.npy")

@@ -184,6 +184,33 @@ TEST_F(Import, AFolderThatIsThereStays) {
   verify_checkpoint(checkpoint_);
 }
 
+// The name under which they write may be anyone's, even of what they read.
+TEST_F(Import, APartialFolderThatIsThereStays) {
+  HubModel model;
+  model.fill();
+  hub_ = checkpoint_.string() + ".partial";
+  model.write(hub_);
+  const std::string refused = " is there already, left by a run that was cut off or not of this program: remove it";
+  EXPECT_ERROR(io, hub_.string() + refused, import());
+  EXPECT_EQ(read_file(hub_ / "config.json"), model.config.dump(1));
+  EXPECT_FALSE(fs::exists(checkpoint_));
+  const fs::path trained = exported_.string() + ".partial";
+  import_model(hub_, trained, "", {"model.note_dim=5"});
+  EXPECT_ERROR(io, trained.string() + refused, export_model(trained, exported_, {}));
+  verify_checkpoint(trained);
+  EXPECT_FALSE(fs::exists(exported_));
+  // A link too, even to nothing.
+  fs::create_symlink("nothing", folder_ / "other.partial");
+  EXPECT_ERROR(io, "other.partial" + refused, export_model(trained, folder_ / "other", {}));
+  EXPECT_TRUE(fs::is_symlink(folder_ / "other.partial"));
+}
+
+const nlohmann::json llama3 = {{"rope_type", "llama3"},
+                               {"factor", 8.0},
+                               {"low_freq_factor", 1.0},
+                               {"high_freq_factor", 4.0},
+                               {"original_max_position_embeddings", 64}};
+
 TEST_F(Import, ConfigOfTransformers4And5) {
   const auto config_of = [&](const nlohmann::json& changes) {
     HubModel model;
@@ -191,15 +218,12 @@ TEST_F(Import, ConfigOfTransformers4And5) {
     model.write(hub_);
     return read_hugging_face_config(hub_).config;
   };
-  const nlohmann::json llama3 = {{"rope_type", "llama3"},
-                                 {"factor", 8.0},
-                                 {"low_freq_factor", 1.0},
-                                 {"high_freq_factor", 4.0},
-                                 {"original_max_position_embeddings", 64}};
   nlohmann::json llama3_of_5 = llama3;
   llama3_of_5["rope_theta"] = 500000.0;
-  for (const auto& changes : {nlohmann::json{{"rope_theta", 500000.0}, {"rope_scaling", llama3}},
-                              nlohmann::json{{"rope_theta", nullptr}, {"rope_parameters", llama3_of_5}}}) {
+  for (const auto& changes :
+       {nlohmann::json{{"rope_theta", 500000.0}, {"rope_scaling", llama3}},
+        nlohmann::json{{"rope_theta", nullptr}, {"rope_parameters", llama3_of_5}},
+        nlohmann::json{{"rope_theta", 500000.0}, {"rope_scaling", llama3}, {"rope_parameters", llama3_of_5}}}) {
     const ModelConfig c = config_of(changes);
     EXPECT_EQ(c.rope_theta, 500000);
     EXPECT_EQ(static_cast<int>(c.rope_scaling.type), static_cast<int>(RopeScaling::llama3));
@@ -270,6 +294,34 @@ TEST_F(Import, UnsupportedOptionsAreNamed) {
   });
   expect_bad_folder("config.json: not JSON", [&] { write_file(hub_ / "config.json", "{"); });
   expect_bad_folder("config.json: the file is not an object", [&] { write_file(hub_ / "config.json", "[]"); });
+  for (const int lists : {64, 1'000'000})  // in the file's object; 63 are few enough
+    expect_bad_folder("config.json: values are nested more than 64 deep", [&] {
+      write_file(hub_ / "config.json", "{\"architectures\":" + std::string(lists, '[') + std::string(lists, ']') + "}");
+    });
+  expect_bad_config("architectures is [[", "architectures",
+                    nlohmann::json::parse(std::string(63, '[') + "1" + std::string(63, ']')));
+}
+
+TEST_F(Import, RopeThatIsGivenTwiceMustBeTheSame) {
+  const auto expect_contradiction = [&](const std::string& message, const nlohmann::json& of_4,
+                                        const nlohmann::json& of_5) {
+    expect_bad(message, [&](HubModel& m) {
+      m.config.erase("rope_theta");
+      m.config["rope_scaling"] = of_4;
+      m.config["rope_parameters"] = of_5;
+    });
+  };
+  for (const char* key : {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+    nlohmann::json other = llama3;
+    other[key] = 2;
+    expect_contradiction(
+        fmt::format("rope_scaling.{} is {}, but rope_parameters.{} is 2", key, llama3[key].get<double>(), key), llama3,
+        other);
+  }
+  expect_contradiction("rope_scaling and rope_parameters are of different types", llama3, {{"rope_type", "default"}});
+  expect_contradiction("rope_scaling.rope_theta is 300, but rope_parameters.rope_theta is 400",
+                       {{"rope_theta", 300.0}, {"type", "default"}}, {{"rope_theta", 400.0}, {"type", "default"}});
+  expect_bad_config("rope_theta is 10000, but rope_scaling.rope_theta is 300", "rope_scaling", {{"rope_theta", 300.0}});
 }
 
 TEST_F(Import, TensorsThatDoNotFitAreNamed) {
