@@ -166,6 +166,16 @@ Tokenizer read_tokenizer(const fs::path& source) {
   return Tokenizer::load_stored(source);
 }
 
+// Whether the embedding has the row of [EMB] already: its tokenizer.json has the token; or, as in an export with a
+// SentencePiece model, tokenizer_config.json names it, behind the model's tokens.
+bool has_emb_row(const fs::path& source, const Tokenizer& tokenizer, int64_t rows) {
+  const fs::path config = source / tokenizer_file_names[2];
+  if (tokenizer.has_own_emb() || rows <= tokenizer.emb() || !fs::exists(config)) return tokenizer.has_own_emb();
+  const auto json = nlohmann::json::parse(read_file(config), nullptr, false);
+  const auto content = nlohmann::json::json_pointer(fmt::format("/added_tokens_decoder/{}/content", tokenizer.emb()));
+  return json.is_object() && json.contains(content) && json[content] == emb_piece;
+}
+
 }  // namespace
 
 void import_model(const fs::path& source, const fs::path& destination, const std::string& config_path,
@@ -173,8 +183,9 @@ void import_model(const fs::path& source, const fs::path& destination, const std
   if (!fs::is_directory(source)) fail(ErrorKind::io, "{} is not a folder", source.string());
   HuggingFaceModel model = read_hugging_face_config(source);
   const Tokenizer tokenizer = read_tokenizer(source);
-  const int64_t vocabulary = tokenizer.vocabulary(), tokens = vocabulary - !tokenizer.has_own_emb();
-  const HuggingFaceWeights weights(source, model, tokens, !tokenizer.has_own_emb());
+  const bool has_emb = has_emb_row(source, tokenizer, model.vocabulary);
+  const int64_t vocabulary = tokenizer.vocabulary(), tokens = vocabulary - !has_emb;
+  const HuggingFaceWeights weights(source, model, tokens, !has_emb);
   model.config.export_type = weights.type();
   const RunConfig config = read_config_for_model(config_path, overrides, model.config, source.string(), false);
   const ParameterLayout layout(config.model, padded_vocabulary(vocabulary));
@@ -200,7 +211,7 @@ void import_model(const fs::path& source, const fs::path& destination, const std
   write_manifest(folder.path(), manifest);
   folder.publish();
   spdlog::info("imported {}: {} tokens{}, note vectors of {} from a new head; {}", source.string(), tokens,
-               tokenizer.has_own_emb() ? "" : " and [EMB]", config.model.note_dim, destination.string());
+               has_emb ? "" : " and [EMB]", config.model.note_dim, destination.string());
   if (const int64_t without = model.vocabulary - tokens; without > 0)
     spdlog::info("{} rows of the embedding belong to no token of the tokenizer, and were left out", without);
 }

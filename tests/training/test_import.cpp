@@ -115,6 +115,29 @@ TEST_F(Import, ExportsTheBitsThatItRead) {
     }
 }
 
+TEST_F(Import, AnExportKeepsItsRowOfEmb) {
+  HubModel model;
+  model.fill();
+  model.write(hub_);
+  import();
+  export_model(checkpoint_, exported_, {});
+  // As training changes it.
+  const fs::path weights = exported_ / "model.safetensors";
+  std::string bytes = read_file(weights);
+  {
+    const SafetensorsFile file(weights);
+    for (const NamedTensor& t : file.tensors())
+      if (t.name == "model.embed_tokens.weight") {
+        const std::string before = bytes_of(t.tensor), other = bytes_of(t.tensor.slice(0, 1));
+        bytes.replace(bytes.find(before) + before.size() - other.size(), other.size(), other);
+      }
+  }
+  write_file(weights, bytes);
+  import_model(exported_, folder_ / "again", "", {"model.note_dim=4"});
+  export_model(folder_ / "again", folder_ / "exported_again", {});
+  EXPECT_TRUE(read_file(folder_ / "exported_again" / "model.safetensors") == bytes);
+}
+
 TEST_F(Import, WritesACheckpointOfStepZeroWithoutMoments) {
   HubModel model;
   model.config["tie_word_embeddings"] = false;
