@@ -102,14 +102,14 @@ class Failures(unittest.TestCase):
         notes, clicks = (self.base / "shards" / name for name in ("notes.jsonl", "clicks.tsv"))
         command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "-n", "2", NOTELLM, "prepare", "config.yaml", "--set",
                    f"data.notes={notes}", f"data.clicks.files=[{clicks}]", "data.shards=made"]
-        for rank, collective, left in ((1, "counts", ["made.partial"]), (0, "shards", []), (1, "counts", ["made.partial"]),
-                                       (-1, "", ["made"])):
+        both = {"made.partial", "made.lock"}
+        for rank, collective, left in ((1, "counts", both), (0, "shards", set()), (1, "counts", both), (-1, "", {"made"})):
             process = subprocess.Popen(command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env={**ENVIRONMENT, "NOTELLM_TEST_FAULT": f"throw {rank} 1 prepare: {collective}"})
             lines = self.finish(process, 0 if rank < 0 else 3)
             if rank >= 0:
                 self.assertRegex(lines[-1], rf"^notellm: rank {rank}: error.*: a seeded error$", "\n".join(lines))
-            self.assertEqual([folder.name for folder in self.folder.glob("made*")], left)
+            self.assertEqual({path.name for path in self.folder.glob("made*")}, left)
 
     def test_an_exception(self):
         for setting, rank, collective, group in ((PLAIN, 0, "gradients", "data group 0"),
