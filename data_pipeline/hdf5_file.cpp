@@ -8,7 +8,6 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <string_view>
 #include <type_traits>
 
 #include "runtime/error.h"
@@ -20,7 +19,7 @@ namespace {
 
 constexpr hsize_t chunk_elements = 1 << 16;
 constexpr int64_t seal_bytes = 512;  // the smallest user block
-constexpr std::string_view seal_begin = "notellm HDF5 file; XXH3-128 of what follows the first 512 bytes: ";
+constexpr std::string_view seal_text = " file; XXH3-128 of what follows the first 512 bytes: ";
 
 // Closes what an HDF5 call opened.
 class Handle {
@@ -83,7 +82,7 @@ const char* type_name(hid_t type) {
 }
 
 std::string seal_of(const std::string& checksum) {
-  std::string seal = fmt::format("{}{}\n", seal_begin, checksum);
+  std::string seal = fmt::format("{}{}{}\n", hdf5_begin, seal_text, checksum);
   seal.resize(seal_bytes, '\0');
   return seal;
 }
@@ -95,7 +94,7 @@ void check_seal(const std::filesystem::path& path) {
     fail(ErrorKind::data,
          "{}: an HDF5 file of another program, or of an earlier version of this one; make it again (prepare, embed)",
          path.string());
-  if (!seal.starts_with(seal_begin))
+  if (!seal.starts_with(hdf5_begin))
     fail(ErrorKind::data, "{}: not an HDF5 file of this program, or damaged; make it again", path.string());
   if (seal != seal_of(checksum_file(path, seal_bytes)))
     fail(ErrorKind::data, "{}: damaged or cut short: not as it was written, by its checksum; make it again",

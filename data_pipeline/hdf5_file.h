@@ -13,9 +13,12 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace notellm {
+
+inline constexpr std::string_view hdf5_begin = "notellm HDF5";  // of every such file
 
 // Builds a file in memory, so that a disk that fills up leaves nothing behind: at its end, write_file() puts it in
 // place.

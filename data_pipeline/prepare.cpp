@@ -148,7 +148,8 @@ class Run {
   // True when there is nothing to do; else this is the only prepare that writes there.
   bool find_or_lock() {
     if (is_up_to_date(folder_, set_)) return true;
-    lock_.emplace(folder_.string() + ".lock", fmt::format("another prepare makes {}", folder_.string()), 60);
+    lock_.emplace(folder_.string() + ".lock", fmt::format("another prepare makes {}", folder_.string()), "data.shards",
+                  60);
     return lock_->waited() && is_up_to_date(folder_, set_);  // by the other one
   }
 

@@ -5,8 +5,8 @@
 //   pairs-00000.h5 …  groups train and test: query, target int32, score f32; at most pairs_per_shard of each a file
 //   tokenizer.model   the SentencePiece model that made the tokens; or tokenizer.json and tokenizer_config.json
 // A ragged list NAME is NAME/offsets uint64 [n + 1] and NAME/values int32 (ids and titles: uint8, UTF-8), offsets
-// counting from the file's first value. Each .h5 is sealed (hdf5_file.h), and has the text attributes
-// format, set (the id of the run that made it), tokenizer (digest), preset, and its counts.
+// counting from the file's first value. Each .h5 is sealed (hdf5_file.h), and has the text attributes format,
+// set (the id of the run that made it), tokenizer (digest), preset, and its counts.
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,7 @@
 #include <exception>
 #include <fstream>
 
+#include "data_pipeline/hdf5_file.h"
 #include "data_pipeline/shards.h"
 #include "data_pipeline/tokenizer.h"
 #include "launch/commands.h"
@@ -168,7 +169,7 @@ void inspect(const fs::path& path, int64_t notes) {
   if (const fs::path name = path.filename(); name == shard_set_file_name || name == manifest_name)
     return inspect_folder(path.has_parent_path() ? path.parent_path() : ".", notes);  // which the file describes
   const std::string begin = first_bytes(path), extension = path.extension().string();
-  if (extension == ".h5" || begin.starts_with("notellm HDF5")) return inspect_hdf5(path, notes);
+  if (extension == ".h5" || begin.starts_with(hdf5_begin)) return inspect_hdf5(path, notes);
   if (notes > 0) fail(ErrorKind::usage, "--notes: {} is no file of shards", path.string());
   if (extension == ".model" || extension == ".json") return inspect_tokenizer(path);
   if (extension == ".safetensors" || (begin.size() > 8 && begin[8] == '{')) return inspect_safetensors(path);

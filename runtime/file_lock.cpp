@@ -18,12 +18,14 @@ namespace notellm {
 
 namespace fs = std::filesystem;
 
-FileLock::FileLock(const fs::path& file, const std::string& busy, double patience_seconds) : file_(file) {
+FileLock::FileLock(const fs::path& file, const std::string& busy, const char* key, double patience_seconds)
+    : file_(file) {
   std::error_code unable;
   made_folder_ = file.has_parent_path() && fs::create_directories(file.parent_path(), unable);
   for (const Stopwatch watch; !try_lock();) {
     if (watch.seconds() >= patience_seconds)
-      fail(ErrorKind::usage, "{} (it holds {}): wait for its end, or choose another folder", busy, file_.string());
+      fail(ErrorKind::usage, "{} (it holds {}): wait for its end, or choose another folder with --set {}=…", busy,
+           file_.string(), key);
     if (!waited_)
       spdlog::info("another process holds {}: waits up to {:.0f} s for its end", file_.string(), patience_seconds);
     waited_ = true;

@@ -11,9 +11,10 @@ namespace notellm {
 class FileLock {
  public:
   // Makes the file and its folder. Another process that has the lock is waited for, as one that was killed may need a
-  // moment to go. Throws Error(usage), saying `busy`: it still has it after that; Error(io): the file cannot be made.
-  // Where the file system has no locks, there is a warning instead.
-  FileLock(const std::filesystem::path& file, const std::string& busy, double patience_seconds);
+  // moment to go. Throws Error(usage), saying `busy` and which `key` of the configuration chooses another folder: it
+  // still has it after that; Error(io): the file cannot be made. Where the file system has no locks, there is a warning
+  // instead.
+  FileLock(const std::filesystem::path& file, const std::string& busy, const char* key, double patience_seconds);
   ~FileLock();
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;

@@ -36,10 +36,7 @@ CheckpointWriter::CheckpointWriter(const RunConfig& config, const NoteTable& not
   manifest_.tokens_in_use = notes.prompt.vocabulary;
   manifest_.tokenizer_digest = notes.tokenizer_digest;
   manifest_.trained_on = notes.shards;
-  state.shards.for_own_runs(state.layout, [&](const ShardMap::Run& run) {
-    runs_.push_back(run);
-    snapshot_size_ += run.count;
-  });
+  state.shards.for_own_runs(state.layout, [&](const ShardMap::Run& run) { runs_.push_back(run); });
   snapshot_ = Buffer(memory_bytes(state.layout, state.shards),
                      config.device == Device::cuda ? Memory::pinned : Memory::host, "the snapshot for checkpoints");
   std::memset(snapshot_.data(), 0, static_cast<size_t>(snapshot_.bytes()));  // the system's work, before the first step
@@ -55,7 +52,7 @@ void CheckpointWriter::begin(Stream& stream, const TrainingPosition& position) {
   wait_for_end();
   tolerate();
   const Stopwatch watch;
-  const Tensor all = snapshot_.tensor(DType::f32, {3 * snapshot_size_});
+  const Tensor all = snapshot_.tensor(DType::f32, {snapshot_.bytes() / size_of(DType::f32)});
   const Optimizer& optimizer = state_.optimizer;
   int64_t to = 0;
   for (const Tensor& from : {optimizer.weights(), optimizer.first_moment(), optimizer.second_moment()})

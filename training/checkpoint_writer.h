@@ -73,8 +73,7 @@ class CheckpointWriter {
   TokenizerFiles tokenizer_;
   std::string hugging_face_config_;  // content of a small file
   std::vector<ShardMap::Run> runs_;  // of this rank to write; `at` is the place in the snapshot
-  int64_t snapshot_size_ = 0;
-  Buffer snapshot_;  // f32 [3, snapshot_size_]: weights, first and second moments
+  Buffer snapshot_;                  // f32: weights, first and second moments of the runs
 
   Phase phase_ = Phase::none;
   Manifest manifest_;              // of the save under way

@@ -285,7 +285,7 @@ TrainingEnd train(const RunConfig& config, const std::string& resume, Communicat
   ranks.require_equal("shards", "set of shards in " + config.data.shards, shards.notes.shards);
   std::optional<FileLock> lock;
   if (ranks.rank() == 0)
-    lock.emplace(fs::path(config.train.run) / "lock", "another training writes to " + config.train.run,
+    lock.emplace(fs::path(config.train.run) / "lock", "another training writes to " + config.train.run, "train.run",
                  lock_patience(config.train));
   ranks.barrier("lock of the run's folder");
   const std::optional<fs::path> checkpoint = checkpoint_to_resume(config, resume);

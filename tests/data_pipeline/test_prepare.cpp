@@ -267,7 +267,7 @@ TEST_F(Prepare, WhatChangesWhileItIsReadIsAnError) {
 }
 
 TEST_F(Prepare, OneAtATimeMakesAFolder) {
-  std::optional<FileLock> other(std::in_place, folder / "shards.lock", "", 0);
+  std::optional<FileLock> other(std::in_place, folder / "shards.lock", "", "", 0);
   std::thread end([&other] {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     other.reset();
@@ -277,7 +277,7 @@ TEST_F(Prepare, OneAtATimeMakesAFolder) {
   EXPECT_GE(watch.seconds(), 0.3);
   end.join();
   EXPECT_FALSE(fs::exists(folder / "shards.lock"));
-  other.emplace(folder / "shards.lock", "", 0);
+  other.emplace(folder / "shards.lock", "", "", 0);
   EXPECT_TRUE(run().up_to_date);  // without writing
 }
 
