@@ -49,15 +49,16 @@ const std::vector<std::string> sample_texts = {
     std::string(300, 'x') + " long"};
 
 // What SentencePiece trains with these options besides the ones all share.
-std::string trained_with(std::map<std::string, std::string> options) {
+std::string trained_with(std::map<std::string, std::string> options, std::vector<std::string> texts = some_texts()) {
   struct Iterator : sentencepiece::SentenceIterator {
-    std::vector<std::string> texts = some_texts();
+    explicit Iterator(std::vector<std::string> all) : texts(std::move(all)) {}
+    std::vector<std::string> texts;
     size_t next = 0;
     bool done() const override { return next == texts.size(); }
     void Next() override { ++next; }
     const std::string& value() const override { return texts[next]; }
     sentencepiece::util::Status status() const override { return {}; }
-  } iterator;
+  } iterator(std::move(texts));
   std::unordered_map<std::string, std::string> all = {{"model_type", "bpe"},
                                                       {"vocab_size", "400"},
                                                       {"hard_vocab_limit", "false"},
@@ -193,6 +194,21 @@ TEST(WordEncoder, GivesWhatTheTokenizerGives) {
     for (const std::string& text : sample_texts)
       for (const Place place : {Place::begins, Place::after_token, Place::goes_on})
         EXPECT_EQ(encoder.encode(text, place), trained().encode(text, place)) << text;
+}
+
+// U+200B is a space once it is normalised; with the space behind it, it is one token, which a cut would part.
+TEST(WordEncoder, GivesWhatATokenizerThatNormalisesGives) {
+  const Tokenizer tokenizer = Tokenizer::from_model(
+      trained_with({{"normalization_rule_name", "nmt_nfkc"}, {"allow_whitespace_only_pieces", "true"}},
+                   {"a  b", "c  d", "a  d  c"}),
+      "nmt");
+  EXPECT_FALSE(tokenizer.cuts_at_spaces());
+  const std::string text = "a\u200b b";
+  Tokens cut = tokenizer.encode(text.substr(0, text.find(' ')), Place::goes_on);
+  for (const int32_t id : tokenizer.encode(text.substr(text.find(' ')), Place::goes_on)) cut.push_back(id);
+  const Tokens whole = tokenizer.encode(text, Place::goes_on);
+  ASSERT_NE(cut, whole);
+  EXPECT_EQ(WordEncoder(tokenizer).encode(text, Place::goes_on), whole);
 }
 
 TEST(WordEncoder, TruncatesBeforeASpace) {

@@ -23,6 +23,12 @@ inline const std::string& hub_tokenizer() {
 }
 inline int64_t hub_tokens() { return Tokenizer::from_model(hub_tokenizer(), "test").emb(); }
 
+inline const nlohmann::json hub_llama3_rope = {{"rope_type", "llama3"},
+                                               {"factor", 8.0},
+                                               {"low_freq_factor", 1.0},
+                                               {"high_freq_factor", 4.0},
+                                               {"original_max_position_embeddings", 64}};
+
 struct HubModel {
   nlohmann::json config = {{"architectures", {"LlamaForCausalLM"}},
                            {"model_type", "llama"},
