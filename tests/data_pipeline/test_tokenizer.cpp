@@ -70,6 +70,13 @@ std::string trained_with(std::map<std::string, std::string> options, std::vector
   return model;
 }
 
+// The tokens of both parts, one after the other.
+Tokens encode_cut(const Tokenizer& tokenizer, const std::string& text, size_t cut, Place place) {
+  Tokens parts = tokenizer.encode(text.substr(0, cut), place);
+  for (const int32_t id : tokenizer.encode(text.substr(cut), Place::goes_on)) parts.push_back(id);
+  return parts;
+}
+
 TEST(Tokenizer, IdsAreUnknownBosEosBytesPiecesEmb) {
   const Tokenizer& t = trained();
   EXPECT_EQ(t.piece(0), "<unk>");
@@ -130,9 +137,8 @@ TEST(Tokenizer, CutAtASpaceTheTokensAreThoseOfTheWhole) {
   for (const std::string& text : sample_texts)
     for (size_t cut = text.find(' ', 1); cut < text.size(); cut = text.find(' ', cut + 1)) {
       if (text[cut - 1] == ' ') continue;
-      Tokens parts = trained().encode(text.substr(0, cut), Place::begins);
-      for (const int32_t id : trained().encode(text.substr(cut), Place::goes_on)) parts.push_back(id);
-      EXPECT_EQ(parts, trained().encode(text, Place::begins)) << text << " at " << cut;
+      EXPECT_EQ(encode_cut(trained(), text, cut, Place::begins), trained().encode(text, Place::begins))
+          << text << " at " << cut;
     }
 }
 
@@ -204,10 +210,8 @@ TEST(WordEncoder, GivesWhatATokenizerThatNormalisesGives) {
       "nmt");
   EXPECT_FALSE(tokenizer.cuts_at_spaces());
   const std::string text = "a\u200b b";
-  Tokens cut = tokenizer.encode(text.substr(0, text.find(' ')), Place::goes_on);
-  for (const int32_t id : tokenizer.encode(text.substr(text.find(' ')), Place::goes_on)) cut.push_back(id);
   const Tokens whole = tokenizer.encode(text, Place::goes_on);
-  ASSERT_NE(cut, whole);
+  ASSERT_NE(encode_cut(tokenizer, text, text.find(' '), Place::goes_on), whole);
   EXPECT_EQ(WordEncoder(tokenizer).encode(text, Place::goes_on), whole);
 }
 
