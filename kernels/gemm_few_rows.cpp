@@ -1,6 +1,7 @@
 #include "kernels/gemm_few_rows.h"
 
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "kernels/checks.h"
@@ -16,21 +17,46 @@ namespace {
 // A block is `rows` rows of a and vector_lanes / rows of b, whose products are all sums of one vector each: as many as
 // a vector has lanes, so that they become one vector in the end.
 
-// Pieces of vector_lanes elements, as f32.
-template <class T>
-struct Widened {
-  using Element = T;
+// A kind says how pieces of `step` elements of a and of b are read and multiplied. Pieces of f32:
+struct Floats {
+  using OfA = float;
+  using OfB = float;
   static constexpr int64_t step = vector_lanes;
-  using Piece = vfloat;
-  static Piece load(const T* from) { return vload(from); }
-  static Piece load(const T* from, int64_t n) { return vload(from, n); }
-  static vfloat multiply_add(vfloat sum, Piece a, Piece b) { return sum + a * b; }
+  static vfloat load(const float* from) { return vload(from); }
+  static vfloat load(const float* from, int64_t n) { return vload(from, n); }
+  static vfloat multiply_add(vfloat sum, vfloat a, vfloat b) { return sum + a * b; }
+};
+
+// Pieces of bf16, widened where they are used: as 32-bit lanes their elements come apart by a shift and a mask, those
+// of even places and those of odd ones, which costs half of what the CPU's own widening does. a, which meets all of b,
+// has been through it already.
+struct Halves {
+  using OfA = float;
+  using OfB = bf16;
+  static constexpr int64_t step = 2 * vector_lanes;
+  struct Piece {
+    vfloat even, odd;
+  };
+  static Piece load(const float* from) { return {vload(from), vload(from + vector_lanes)}; }
+  static Piece load(const float* from, int64_t) { return load(from); }  // filled up with zeros
+  static Piece load(const bf16* from) { return apart(from, step); }
+  static Piece load(const bf16* from, int64_t n) { return apart(from, n); }
+  static vfloat multiply_add(vfloat sum, Piece a, Piece b) { return sum + a.even * b.even + a.odd * b.odd; }
+
+ private:
+  [[gnu::always_inline]] static Piece apart(const bf16* from, int64_t n) {
+    static_assert(std::endian::native == std::endian::little);
+    vuint pairs = {};
+    std::memcpy(&pairs, from, static_cast<size_t>(n) * sizeof(bf16));
+    return {(vfloat)(pairs << 16), (vfloat)(pairs & 0xffff0000u)};
+  }
 };
 
 #if defined(__AVX512BF16__)
 // Pieces of 32 bf16, whose products are added in pairs.
 struct Pairs {
-  using Element = bf16;
+  using OfA = bf16;
+  using OfB = bf16;
   static constexpr int64_t step = 32;
   using Piece = __m512bh;
   static Piece load(const bf16* from) {
@@ -47,23 +73,29 @@ struct Pairs {
 };
 #endif
 
-// What a block of b is read ahead by: the memory needs some 100 ns, in which a core takes some KB.
-constexpr int64_t ahead_bytes = 4096;
+// A matrix's rows, `stride` elements apart.
+template <class T>
+struct Rows {
+  const T* data;
+  int64_t stride;
+  Rows from(int64_t row) const { return {data + row * stride, stride}; }
+  const T* operator[](int64_t row) const { return data + row * stride; }
+};
 
-// sums[r·columns + c] = a's row r · b's row c. The rows lie `k` elements apart.
+// sums[r·columns + c] = a's row r · b's row c, of k elements
 template <class Kind, int rows, bool read_ahead>
-[[gnu::always_inline]] inline void block(const typename Kind::Element* a, const typename Kind::Element* b, int64_t k,
+[[gnu::always_inline]] inline void block(Rows<typename Kind::OfA> a, Rows<typename Kind::OfB> b, int64_t k,
                                          vfloat (&sums)[vector_lanes]) {
   constexpr int columns = vector_lanes / rows;
 #pragma GCC unroll 16
   for (int i = 0; i < vector_lanes; ++i) sums[i] = vfloat{};
   const auto add = [&](const auto& load) __attribute__((always_inline)) {
-    typename Kind::Piece of_a[rows];
+    decltype(load(a.data)) of_a[rows];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) of_a[r] = load(a + r * k);
+    for (int r = 0; r < rows; ++r) of_a[r] = load(a[r]);
 #pragma GCC unroll 16
     for (int c = 0; c < columns; ++c) {
-      const auto of_b = load(b + c * k);
+      const auto of_b = load(b[c]);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) sums[r * columns + c] = Kind::multiply_add(sums[r * columns + c], of_a[r], of_b);
     }
@@ -72,8 +104,7 @@ template <class Kind, int rows, bool read_ahead>
   for (; at + Kind::step <= k; at += Kind::step) {
     if constexpr (read_ahead)
 #pragma GCC unroll 16
-      for (int c = 0; c < columns; ++c)
-        __builtin_prefetch(reinterpret_cast<const char*>(b + c * k + at) + columns * k * sizeof(*b));
+      for (int c = 0; c < columns; ++c) __builtin_prefetch(b[columns + c] + at);
     add([&](const auto* row) __attribute__((always_inline)) { return Kind::load(row + at); });
   }
   if (at < k) add([&](const auto* row) __attribute__((always_inline)) { return Kind::load(row + at, k - at); });
@@ -104,10 +135,10 @@ struct Result {
 
 // Rows [row, row + rows) of a with as many rows of b, from `column`, as a block has.
 template <class Kind, int rows, bool read_ahead, class C>
-void finish_block(const typename Kind::Element* a, const typename Kind::Element* b, int64_t k, int64_t row,
-                  int64_t column, const Result<C>& result) {
+void finish_block(Rows<typename Kind::OfA> a, Rows<typename Kind::OfB> b, int64_t k, int64_t row, int64_t column,
+                  const Result<C>& result) {
   vfloat sums[vector_lanes];
-  block<Kind, rows, read_ahead>(a + row * k, b + column * k, k, sums);
+  block<Kind, rows, read_ahead>(a.from(row), b.from(column), k, sums);
   result.template put_block<rows>(row, column, sum_rows(sums));
 }
 
@@ -125,8 +156,8 @@ struct ReadAhead {
 // row of a.
 constexpr int most_rows = vector_lanes >= 16 ? 4 : 2;
 template <class Kind, class C>
-void finish_columns(const typename Kind::Element* a, const typename Kind::Element* b, int64_t m, int64_t k,
-                    ReadAhead next, const Result<C>& result) {
+void finish_columns(Rows<typename Kind::OfA> a, Rows<typename Kind::OfB> b, int64_t m, int64_t k, ReadAhead next,
+                    const Result<C>& result) {
   int64_t row = 0;
   const auto blocks = [&]<int rows, bool read_ahead>() {
     for (int64_t c = 0; c < vector_lanes; c += vector_lanes / rows) {
@@ -144,80 +175,59 @@ void finish_columns(const typename Kind::Element* a, const typename Kind::Elemen
 
 // One row of a, one of b: the same sums in the same order.
 template <class Kind, class C>
-void finish_one(const typename Kind::Element* a, const typename Kind::Element* b, int64_t k, int64_t row,
-                int64_t column, const Result<C>& result) {
+void finish_one(const typename Kind::OfA* a, const typename Kind::OfB* b, int64_t k, int64_t row, int64_t column,
+                const Result<C>& result) {
   vfloat sums[vector_lanes] = {};
   int64_t at = 0;
-  const auto *from = a + row * k, *to = b + column * k;
   for (; at + Kind::step <= k; at += Kind::step)
-    sums[0] = Kind::multiply_add(sums[0], Kind::load(from + at), Kind::load(to + at));
-  if (at < k) sums[0] = Kind::multiply_add(sums[0], Kind::load(from + at, k - at), Kind::load(to + at, k - at));
+    sums[0] = Kind::multiply_add(sums[0], Kind::load(a + at), Kind::load(b + at));
+  if (at < k) sums[0] = Kind::multiply_add(sums[0], Kind::load(a + at, k - at), Kind::load(b + at, k - at));
   result.put(row, column, sum_rows(sums)[0]);
 }
 
-// c = a bᵀ, where rows_of_b(j, count) gives b's rows [j, j + count) as the kind has them.
-template <class Kind, class C, class Rows>
-void product(const typename Kind::Element* a, const Tensor& b, const Rows& rows_of_b, const Tensor& c,
-             bool accumulate) {
+// c = a bᵀ
+template <class Kind, class C>
+void product(Rows<typename Kind::OfA> a, const Tensor& b, const Tensor& c, bool accumulate) {
   const int64_t m = c.rows(), n = c.cols(), k = b.cols(), step = vector_lanes, step_bytes = step * k * size_of(b.dtype);
+  const Rows<typename Kind::OfB> all{b.as<typename Kind::OfB>(), k};
 #pragma omp parallel for schedule(static) if (n * k > parallel_elements)
   for (int64_t column = 0; column < n; column += step) {
     const Result<C> result{c.as<C>() + column, n, accumulate};
-    const int64_t columns = std::min(step, n - column);
-    const auto* rows = rows_of_b(column, columns);
-    if (columns == step) {
-      const char* next = static_cast<const char*>(b.data) + (column / step + 1) * step_bytes;
+    const auto rows = all.from(column);
+    if (column + step <= n) {
+      const char* next = reinterpret_cast<const char*>(rows[step]);
       finish_columns<Kind>(a, rows, m, k, {next, step_bytes / m}, result);
       continue;
     }
-    for (int64_t j = 0; j < columns; ++j)
-      for (int64_t i = 0; i < m; ++i) finish_one<Kind>(a, rows, k, i, j, result);
+    for (int64_t j = 0; column + j < n; ++j)
+      for (int64_t i = 0; i < m; ++i) finish_one<Kind>(a[i], rows[j], k, i, j, result);
   }
 }
 
-// As the operands lie in memory.
-template <class Kind, class C>
-void product_in_place(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
-  using T = typename Kind::Element;
-  const T* rows = b.as<T>();
-  const auto rows_of_b = [&, k = b.cols()](int64_t j, int64_t) { return rows + j * k; };
-  product<Kind, C>(a.as<T>(), b, rows_of_b, c, accumulate);
-}
-
-// Not in the function that uses them: its other threads do not pass through it, and would find them not constructed.
-thread_local std::vector<float> widened_a, widened_b;
-
-// bf16 as f32, in memory of the thread.
-const float* widened(const bf16* from, int64_t count, std::vector<float>& memory) {
-  memory.resize(std::max(memory.size(), static_cast<size_t>(count)));
-  float* to = memory.data();
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
-  return to;
-}
-
-// Of bf16 that is widened once for all blocks that multiply it: a in whole, of b what a thread is at.
-template <class C>
-void product_of_widened(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
-  const bf16* rows = b.as<bf16>();
-  const auto rows_of_b = [&, k = b.cols()](int64_t j, int64_t count) {
-    return widened(rows + j * k, count * k, widened_b);
-  };
-  product<Widened<float>, C>(widened(a.as<bf16>(), a.size(), widened_a), b, rows_of_b, c, accumulate);
+// a as Halves reads it, in memory of the thread.
+Rows<float> widened(const Tensor& a) {
+  thread_local std::vector<float> memory;
+  const int64_t m = a.rows(), k = a.cols(), step = Halves::step, stride = round_up(k, step);
+  memory.resize(std::max(memory.size(), static_cast<size_t>(m * stride)));
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t at = 0; at < k; at += step) {
+      const auto [even, odd] = Halves::load(a.as<bf16>() + i * k + at, std::min(step, k - at));
+      vstore(memory.data() + i * stride + at, even);
+      vstore(memory.data() + i * stride + at + vector_lanes, odd);
+    }
+  return {memory.data(), stride};
 }
 
 }  // namespace
 
 void gemm_few_rows(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate, bool dot_bf16) {
-  const auto into = [&]<class Kind>(Kind) {
-    with_float_type("c", c, [&]<class C>(C) { product_in_place<Kind, C>(a, b, c, accumulate); });
-  };
-  if (a.dtype == DType::f32) return product_in_place<Widened<float>, float>(a, b, c, accumulate);
+  if (a.dtype == DType::f32) return product<Floats, float>({a.as<float>(), a.cols()}, b, c, accumulate);
+  with_float_type("c", c, [&]<class C>(C) {
 #if defined(__AVX512BF16__)
-  if (dot_bf16) return into(Pairs());
+    if (dot_bf16) return product<Pairs, C>({a.as<bf16>(), a.cols()}, b, c, accumulate);
 #endif
-  if (a.rows() <= most_rows) return into(Widened<bf16>());
-  with_float_type("c", c, [&]<class C>(C) { product_of_widened<C>(a, b, c, accumulate); });
+    product<Halves, C>(widened(a), b, c, accumulate);
+  });
 }
 
 }  // namespace notellm
