@@ -7,6 +7,7 @@
 
 #include "kernels/convert.h"
 #include "kernels/gemm_few_rows.h"
+#include "kernels/gemm_panels.h"
 #include "runtime/memory.h"
 
 namespace notellm {
@@ -121,8 +122,9 @@ void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose t
   const int64_t n = tb ? b.rows() : b.cols(), k_of_b = tb ? b.cols() : b.rows();
   NOTELLM_CHECK(k == k_of_b && c.rows() == m && c.cols() == n, "gemm: {}{} times {}{} into {}", describe(a),
                 ta ? "ᵀ" : "", describe(b), tb ? "ᵀ" : "", describe(c));
-  NOTELLM_CHECK(a.dtype == b.dtype && (a.dtype == DType::f32 || a.dtype == DType::bf16), "gemm: {} times {}",
-                describe(a), describe(b));
+  const bool panels = a.dtype == DType::bf16 && !ta && b.dtype == DType::bf16_panels && tb;
+  NOTELLM_CHECK(panels || (a.dtype == b.dtype && (a.dtype == DType::f32 || a.dtype == DType::bf16)),
+                "gemm: {} times {}", describe(a), describe(b));
   NOTELLM_CHECK(c.dtype == DType::f32 || (c.dtype == DType::bf16 && a.dtype == DType::bf16), "gemm: {} into {}",
                 describe(a), describe(c));
   if (m == 0 || n == 0) return;
@@ -132,6 +134,7 @@ void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose t
   }
   if constexpr (cuda_built)
     if (stream.on_gpu()) return gpu::gemm(stream, a, transpose_a, b, transpose_b, c, accumulate);
+  if (panels) return gemm_panels(a, b, c, accumulate);
   const bool widens = a.dtype == DType::bf16 && gemm_widens_bf16();
   if (m <= (a.dtype == DType::bf16 ? few_rows_bf16 : few_rows) && tb && !ta)
     return gemm_few_rows(a, b, c, accumulate, !widens);

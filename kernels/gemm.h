@@ -14,8 +14,9 @@ enum class Transpose : bool { no, yes };
 //   op(b)  [k, n]   b is [k, n], or [n, k] with Transpose::yes
 //   c      [m, n]
 //
-// a, b: both f32 or both bf16; c: f32, or bf16 when a is. Sums in f32. m, n or k may be 0 (k = 0: c = 0, or unchanged
-// with accumulate). c overlaps neither a nor b.
+// a, b: both f32 or both bf16, or b turned beforehand (kernels/gemm_panels.h: a bf16, Transpose::no and ::yes); c: f32,
+// or bf16 when a is. Sums in f32. m, n or k may be 0 (k = 0: c = 0, or unchanged with accumulate). c overlaps neither a
+// nor b.
 // On CPUs whose bf16 dot product is slower than their f32 one, bf16 operands are widened first; the product of two bf16
 // is exact in f32, so that only the order of the sum differs.
 // On CUDA f32 operands are multiplied in f32 (no TF32); a stream's first product takes 32 MiB of device memory for

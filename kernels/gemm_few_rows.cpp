@@ -1,7 +1,6 @@
 #include "kernels/gemm_few_rows.h"
 
 #include <algorithm>
-#include <bit>
 #include <vector>
 
 #include "kernels/checks.h"
@@ -27,29 +26,16 @@ struct Floats {
   static vfloat multiply_add(vfloat sum, vfloat a, vfloat b) { return sum + a * b; }
 };
 
-// Pieces of bf16, widened where they are used: as 32-bit lanes their elements come apart by a shift and a mask, those
-// of even places and those of odd ones, which costs half of what the CPU's own widening does. a, which meets all of b,
-// has been through it already.
+// Pieces of bf16, widened where they are used. a, which meets all of b, has been through it already.
 struct Halves {
   using OfA = float;
   using OfB = bf16;
   static constexpr int64_t step = 2 * vector_lanes;
-  struct Piece {
-    vfloat even, odd;
-  };
-  static Piece load(const float* from) { return {vload(from), vload(from + vector_lanes)}; }
-  static Piece load(const float* from, int64_t) { return load(from); }  // filled up with zeros
-  static Piece load(const bf16* from) { return apart(from, step); }
-  static Piece load(const bf16* from, int64_t n) { return apart(from, n); }
-  static vfloat multiply_add(vfloat sum, Piece a, Piece b) { return sum + a.even * b.even + a.odd * b.odd; }
-
- private:
-  [[gnu::always_inline]] static Piece apart(const bf16* from, int64_t n) {
-    static_assert(std::endian::native == std::endian::little);
-    vuint pairs = {};
-    std::memcpy(&pairs, from, static_cast<size_t>(n) * sizeof(bf16));
-    return {(vfloat)(pairs << 16), (vfloat)(pairs & 0xffff0000u)};
-  }
+  static vpair load(const float* from) { return {vload(from), vload(from + vector_lanes)}; }
+  static vpair load(const float* from, int64_t) { return load(from); }  // filled up with zeros
+  static vpair load(const bf16* from) { return vload_apart(from); }
+  static vpair load(const bf16* from, int64_t n) { return vload_apart(from, n); }
+  static vfloat multiply_add(vfloat sum, vpair a, vpair b) { return sum + a.even * b.even + a.odd * b.odd; }
 };
 
 #if defined(__AVX512BF16__)
@@ -211,7 +197,7 @@ Rows<float> widened(const Tensor& a) {
   memory.resize(std::max(memory.size(), static_cast<size_t>(m * stride)));
   for (int64_t i = 0; i < m; ++i)
     for (int64_t at = 0; at < k; at += step) {
-      const auto [even, odd] = Halves::load(a.as<bf16>() + i * k + at, std::min(step, k - at));
+      const auto [even, odd] = vload_apart(a.as<bf16>() + i * k + at, std::min(step, k - at));
       vstore(memory.data() + i * stride + at, even);
       vstore(memory.data() + i * stride + at + vector_lanes, odd);
     }

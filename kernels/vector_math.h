@@ -2,6 +2,7 @@
 // reductions of a softmax.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -33,6 +34,17 @@ inline vfloat vload(const bf16* from) {
   uint16_t __attribute__((vector_size(vector_bytes / 2))) half;
   std::memcpy(&half, from, sizeof half);
   return (vfloat)(__builtin_convertvector(half, vuint) << 16);
+}
+// 2 · vector_lanes bf16, or the first n of them and zeros, those of even places and those of odd ones apart: as 32-bit
+// lanes they need a shift and a mask, where vload needs two steps for each half.
+struct vpair {
+  vfloat even, odd;
+};
+[[gnu::always_inline]] inline vpair vload_apart(const bf16* from, int64_t n = 2 * vector_lanes) {
+  static_assert(std::endian::native == std::endian::little);
+  vuint pairs = {};
+  std::memcpy(&pairs, from, static_cast<size_t>(n) * sizeof(bf16));
+  return {(vfloat)(pairs << 16), (vfloat)(pairs & 0xffff0000u)};
 }
 inline void vstore(float* to, vfloat v) { std::memcpy(to, &v, sizeof v); }
 // Rounds as bf16(float) does.

@@ -26,8 +26,9 @@ class Decoder {
   // rows, or empty. Throws Error: a note with another number of label rows than one; Error(data): a prompt longer than
   // the model's context.
   void begin(Stream& stream, const Weights& weights, const PackedBatch& batch, int64_t new_tokens, Tensor vectors = {});
-  // One new token of each of some notes (their places in the batch, ascending). Throws Error: no room for it.
-  void step(Stream& stream, const Weights& weights, std::span<const int32_t> notes, std::span<const int32_t> tokens);
+  // One new token of each of some notes (their places in the batch, ascending), by the same weights, which must still
+  // be there. Throws Error: no room for it.
+  void step(Stream& stream, std::span<const int32_t> notes, std::span<const int32_t> tokens);
 
   // What the last begin (a row a note) or step (a row a note of it) predicts: f32 [rows, the part's vocabulary], of the
   // device, until the next of these calls. The caller may change it.
@@ -53,12 +54,15 @@ class Decoder {
   void reserve_arena(int64_t notes);
   Tensor cache(int layer) const;
   void set_step(std::span<const int32_t> notes, std::span<const int32_t> tokens);
-  void run_layers(Stream& stream, const Weights& weights, const Step& s);
+  void set_weights(const Weights& weights);
+  void run_layers(Stream& stream, const Step& s);
   void sum_over_parts(Stream& stream, Tensor t);
-  void find_logits(Stream& stream, const Weights& weights, Tensor hidden);
+  void find_logits(Stream& stream, Tensor hidden);
 
   Transformer transformer_;
   Device device_;
+  std::optional<Weights> weights_;  // those of begin; their matrices in panels where that pays
+  Buffer panels_;
   std::optional<Arena> arena_;  // as large as the largest batch so far needs
   ModelInput input_;
   Buffer cache_memory_;

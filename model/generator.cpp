@@ -52,7 +52,7 @@ std::vector<Generated> Generator::run(Stream& stream, const Weights& weights, co
     if (open_.empty()) break;
     notes.clear();
     for (const Open& o : open_) notes.push_back(o.note);
-    decoder_.step(stream, weights, notes, tokens_);
+    decoder_.step(stream, notes, tokens_);
     ++steps_;
   }
   return outputs;

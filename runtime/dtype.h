@@ -1,5 +1,5 @@
 // Element types and the conversion between f32 and bf16 (round to nearest even; NaN stays NaN). f16 is a type of files
-// alone: nothing computes in it.
+// alone: nothing computes in it. bf16_panels is bf16 in another order, for products alone (kernels/gemm_panels.h).
 #pragma once
 
 #include <bit>
@@ -8,12 +8,13 @@
 
 namespace notellm {
 
-enum class DType : uint8_t { f32, bf16, i32, i64, f64, f16 };
+enum class DType : uint8_t { f32, bf16, i32, i64, f64, f16, bf16_panels };
 
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::bf16:
     case DType::f16:
+    case DType::bf16_panels:
       return 2;
     case DType::f32:
     case DType::i32:
@@ -39,6 +40,8 @@ constexpr const char* name_of(DType dtype) {
       return "f64";
     case DType::f16:
       return "f16";
+    case DType::bf16_panels:
+      return "bf16 in panels";
   }
   return "?";
 }

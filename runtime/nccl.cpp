@@ -29,6 +29,7 @@ ncclDataType_t type_of(DType dtype) {
     case DType::i64:
       return ncclInt64;
     case DType::f16:
+    case DType::bf16_panels:
       break;
   }
   NOTELLM_CHECK(false, "no NCCL type");

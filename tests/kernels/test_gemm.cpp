@@ -6,6 +6,8 @@
 
 #include "kernels/gemm.h"
 #include "kernels/gemm_few_rows.h"
+#include "kernels/gemm_panels.h"
+#include "runtime/memory.h"
 #include "tests/kernels/op_support.h"
 
 namespace notellm {
@@ -72,14 +74,13 @@ TEST(Gemm, AgainstPlainLoops) {
         }
 }
 
-// What a note's next token is must not depend on which notes are computed beside it.
-template <class T>
-void expect_rows_alone(int64_t k, int64_t n, bool dot_bf16, int64_t rows) {
+// What a note's next token is must not depend on which notes are computed beside it. multiply(a, b, c): c = a bᵀ
+template <class T, class Multiply>
+void expect_rows_alone(int64_t k, int64_t n, int64_t rows, Multiply multiply) {
   const std::vector<T> a = test::cast<T>(test::normal(rows * k, 1)), b = test::cast<T>(test::normal(n * k, 2));
   const auto product = [&](int64_t first, int64_t m) {
     std::vector<float> c(static_cast<size_t>(m * n), 1.0f);
-    gemm_few_rows(Tensor::of(a.data() + first * k, {m, k}), Tensor::of(b.data(), {n, k}), Tensor::of(c.data(), {m, n}),
-                  false, dot_bf16);
+    multiply(Tensor::of(a.data() + first * k, {m, k}), Tensor::of(b.data(), {n, k}), Tensor::of(c.data(), {m, n}));
     return c;
   };
   const std::vector<float> all = product(0, rows);
@@ -101,10 +102,44 @@ void expect_rows_alone(int64_t k, int64_t n, bool dot_bf16, int64_t rows) {
 TEST(Gemm, FewRowsDoNotDependOnEachOther) {
   for (const auto& [k, n] : {std::pair<int64_t, int64_t>{1, 1}, {31, 15}, {64, 48}, {100, 37}, {300, 200}}) {
     SCOPED_TRACE(fmt::format("k {}, n {}", k, n));
-    expect_rows_alone<float>(k, n, false, few_rows);
-    expect_rows_alone<bf16>(k, n, false, few_rows_bf16);
-    expect_rows_alone<bf16>(k, n, true, few_rows_bf16);
+    for (const bool dot_bf16 : {false, true}) {
+      const auto multiply = [&](Tensor a, Tensor b, Tensor c) { gemm_few_rows(a, b, c, false, dot_bf16); };
+      expect_rows_alone<bf16>(k, n, few_rows_bf16, multiply);
+      if (!dot_bf16) expect_rows_alone<float>(k, n, few_rows, multiply);
+    }
   }
+}
+
+TEST(Gemm, PanelsDoNotDependOnEachOther) {
+  for (const auto& [k, n] : {std::pair<int64_t, int64_t>{1, 32}, {31, 64}, {64, 96}, {100, 1120}, {300, 224}}) {
+    SCOPED_TRACE(fmt::format("k {}, n {}", k, n));
+    Buffer memory(n * k * 2);
+    expect_rows_alone<bf16>(k, n, 110, [&](Tensor a, Tensor b, Tensor c) {
+      Stream stream;
+      gemm(stream, a, Transpose::no, to_panels(b, memory.data()), Transpose::yes, c);
+    });
+  }
+}
+
+TEST(Gemm, PanelsAddAndRound) {
+  Stream stream;
+  const int64_t m = 5, k = 40, n = 64;
+  const std::vector<bf16> a = test::cast<bf16>(test::normal(m * k, 1)), b = test::cast<bf16>(test::normal(n * k, 2));
+  Buffer memory(n * k * 2);
+  const Tensor left = Tensor::of(a.data(), {m, k}), panels = to_panels(Tensor::of(b.data(), {n, k}), memory.data());
+  std::vector<float> sum(m * n, 0.5f), product(m * n);
+  std::vector<bf16> rounded(m * n, bf16(0.5f));
+  gemm(stream, left, Transpose::no, panels, Transpose::yes, view(product, m, n));
+  gemm(stream, left, Transpose::no, panels, Transpose::yes, view(sum, m, n), true);
+  gemm(stream, left, Transpose::no, panels, Transpose::yes, Tensor::of(rounded.data(), {m, n}), true);
+  for (int64_t i = 0; i < m * n; ++i) {
+    ASSERT_EQ(sum[i], product[i] + 0.5f);
+    ASSERT_EQ(rounded[i].bits, bf16(sum[i]).bits);
+  }
+  EXPECT_THROW(gemm(stream, left, Transpose::no, panels, Transpose::no, view(product, m, n)), Error);
+  EXPECT_THROW(gemm(stream, panels, Transpose::no, panels, Transpose::yes, view(product, m, n)), Error);
+  EXPECT_THROW(to_panels(Tensor::of(b.data(), {n - 1, k}), memory.data()), Error);
+  EXPECT_THROW(to_panels(view(product, n, m), memory.data()), Error);
 }
 
 TEST(Gemm, EmptySizes) {

@@ -132,7 +132,7 @@ TEST(Decoder, EqualsTheDoubleModelTokenByToken) {
           sequences[note].push_back(tokens.back());
           asked.push_back(sequences[note]);
         }
-        decoder.step(stream, model.part.weights, open, tokens);
+        decoder.step(stream, open, tokens);
         expect_logits(model, decoder, asked);
       }
     }
@@ -165,7 +165,7 @@ TEST(Decoder, Bf16IsAsExactAsTheForwardPass) {
   for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
   for (int step = 0; step < 4; ++step) {
     for (size_t i = 0; i < all.size(); ++i) sequences[i].push_back(tokens[i] = 3 + (all[i] * 5 + step * 11) % 36);
-    decoder.step(stream, weights, all, tokens);
+    decoder.step(stream, all, tokens);
     for (size_t i = 0; i < all.size(); ++i) {
       worst(decoder.logits().as<float>() + static_cast<int64_t>(i) * 64, sequences[i], of_steps);
       PackedBatch alone;
@@ -219,12 +219,11 @@ TEST(Decoder, Errors) {
   const PackedBatch good = packed(data.notes, prompts_of(data.notes), true);
   decoder.begin(stream, model.part.weights, good, 1);
   EXPECT_ERROR(internal, "2 tokens of 1 notes",
-               decoder.step(stream, model.part.weights, std::vector<int32_t>{0}, std::vector<int32_t>{3, 4}));
-  decoder.step(stream, model.part.weights, std::vector<int32_t>{2}, std::vector<int32_t>{3});
+               decoder.step(stream, std::vector<int32_t>{0}, std::vector<int32_t>{3, 4}));
+  decoder.step(stream, std::vector<int32_t>{2}, std::vector<int32_t>{3});
   EXPECT_EQ(decoder.room(2), 0);
   EXPECT_EQ(decoder.room(1), 1);
-  EXPECT_ERROR(internal, "note 2 has no room",
-               decoder.step(stream, model.part.weights, std::vector<int32_t>{2}, std::vector<int32_t>{3}));
+  EXPECT_ERROR(internal, "note 2 has no room", decoder.step(stream, std::vector<int32_t>{2}, std::vector<int32_t>{3}));
   // Room that the context does not leave takes no memory.
   Decoder enough(model.config, DType::f32, Device::cpu, model.tensor()),
       more(model.config, DType::f32, Device::cpu, model.tensor());

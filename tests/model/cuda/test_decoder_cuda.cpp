@@ -92,7 +92,7 @@ TEST(CudaDecoder, EqualsTheDoubleModelTokenByToken) {
     if (step == 1) open.erase(open.begin() + 1);
     std::vector<int32_t> tokens;
     for (const int32_t note : open) sequences[note].push_back(tokens.emplace_back(3 + (note * 7 + step * 5) % 36));
-    decoder.step(stream, model.weights, open, tokens);
+    decoder.step(stream, open, tokens);
   }
   for (int64_t i = 0; i < 4; ++i) {
     double squares = 0;

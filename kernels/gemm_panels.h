@@ -1,0 +1,24 @@
+// Products with a bf16 matrix that was turned once for many of them, as decoding multiplies by the same weights at
+// every step; for CPUs that widen bf16 (gemm_widens_bf16). A library's f32 product would copy both operands to f32, and
+// gemm_few_rows.h sums across the lanes of a vector.
+#pragma once
+
+#include "runtime/tensor.h"
+
+namespace notellm {
+
+// Whether a matrix [n, k] can be turned: bf16, n a multiple of the columns of a panel, which this CPU's vectors decide.
+bool fits_panels(const Tensor& matrix);
+
+// The matrix b [n, k], DType::bf16_panels: as many bytes as it has, in `to`. Each panel is [k, columns] of bᵀ; columns
+// c and c + columns/2 stand side by side, so that a shift and a mask make two vectors of neighbouring columns of them.
+// Throws Error: !fits_panels(b).
+Tensor to_panels(const Tensor& b, void* to);
+
+// c[i, j] = Σ_k a[i, k] · b[j, k], with accumulate added to c
+//   a [m, k] bf16, b [n, k] bf16_panels, c [m, n] f32 or bf16; m > 0, k > 0
+// Sums in f32 in the order of k, rounded once: c[i, j] depends on the rows a[i], b[j] alone, to the bit, whatever m, n
+// and the number of threads.
+void gemm_panels(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate);
+
+}  // namespace notellm
