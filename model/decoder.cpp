@@ -127,10 +127,10 @@ void Decoder::reserve_arena(int64_t notes) {
   arena_.emplace(bytes + bytes / 4, memory_of(device_));
 }
 
-// A CPU that widens bf16 multiplies by panels faster: turning the weights takes as long as reading them a few times.
+// Turning the weights takes as long as reading them a few times.
 void Decoder::set_weights(const Weights& weights) {
   weights_ = weights;
-  if (device_ != Device::cpu || transformer_.compute() != DType::bf16 || !gemm_widens_bf16()) return;
+  if (device_ != Device::cpu || transformer_.compute() != DType::bf16 || !panels_pay()) return;
   std::vector<Tensor*> matrices = {&weights_->head};
   for (LayerWeights& w : weights_->layers)
     for (Tensor* matrix : {&w.q, &w.kv, &w.o, &w.gate_up, &w.down}) matrices.push_back(matrix);
