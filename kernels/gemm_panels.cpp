@@ -47,85 +47,56 @@ struct ReadAhead {
   int64_t step;
 };
 
-// Panels that a block of so many rows takes at a time. Each sum waits for the one before: fewer than eight of them
-// under way leave the multipliers idle.
-constexpr int64_t panels_of(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-
-// `count` ordered rows of a with some panels of b. c: where their products stand in c.
-template <int rows, int panels, class C>
-void block(const float* a, const bf16* b, int64_t k, C* c, int64_t stride, int64_t count, bool accumulate,
+// `count` ordered rows of a with one panel of b. c: where their products stand in c.
+template <int rows, class C>
+void block(const float* a, const bf16* panel, int64_t k, C* c, int64_t stride, int64_t count, bool accumulate,
            ReadAhead next) {
-  vfloat left[panels][rows] = {}, right[panels][rows] = {};  // sums of each half of a panel's columns
-  for (int64_t at = 0; at < k; ++at)
-#pragma GCC unroll 4
-    for (int p = 0; p < panels; ++p) {
-      __builtin_prefetch(next.from + p * k * columns * int64_t{sizeof(bf16)} + at * next.step, 0, 2);
-      const auto [b_left, b_right] = vload_apart(b + (p * k + at) * columns);
-#pragma GCC unroll 12
-      for (int r = 0; r < rows; ++r) {
-        const float scalar = a[at * rows + r];
-        left[p][r] += scalar * b_left;
-        right[p][r] += scalar * b_right;
-      }
-    }
-#pragma GCC unroll 4
-  for (int p = 0; p < panels; ++p)
+  vfloat left[rows] = {}, right[rows] = {};  // sums of each half of the panel's columns
+  for (int64_t at = 0; at < k; ++at) {
+    __builtin_prefetch(next.from + at * next.step, 0, 2);
+    const auto [b_left, b_right] = vload_apart(panel + at * columns);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r) {
-      if (r >= count) break;
-      C *to = c + r * stride + p * columns, *to_right = to + vector_lanes;
-      vstore(to, accumulate ? left[p][r] + vload(to) : left[p][r]);
-      vstore(to_right, accumulate ? right[p][r] + vload(to_right) : right[p][r]);
+      const float scalar = a[at * rows + r];
+      left[r] += scalar * b_left;
+      right[r] += scalar * b_right;
     }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < rows; ++r) {
+    if (r >= count) break;
+    C *to = c + r * stride, *to_right = to + vector_lanes;
+    vstore(to, accumulate ? left[r] + vload(to) : left[r]);
+    vstore(to_right, accumulate ? right[r] + vload(to_right) : right[r]);
+  }
 }
 
 template <class C>
-class Product {
- public:
-  Product(const bf16* b, const Tensor& c, int64_t k, bool accumulate)
-      : b_(b), c_(c.as<C>()), m_(c.rows()), n_(c.cols()), k_(k), accumulate_(accumulate) {}
-
-  void run(const bf16* a) {
-    thread_local std::vector<float> memory;
-    memory.resize(std::max(memory.size(), static_cast<size_t>(round_up(m_, most_rows) * k_)));
-    float* const ordered = memory.data();  // a block after the other
-    const int64_t panels = panels_of(m_);
-#pragma omp parallel if (n_ * k_ > parallel_elements)
-    {
+void product(const bf16* a, const bf16* b, const Tensor& c, int64_t k, bool accumulate) {
+  const int64_t m = c.rows(), n = c.cols(), panel_bytes = columns * k * int64_t{sizeof(bf16)};
+  thread_local std::vector<float> memory;
+  memory.resize(std::max(memory.size(), static_cast<size_t>(round_up(m, most_rows) * k)));
+  float* const ordered = memory.data();  // a block after the other
+#pragma omp parallel if (n * k > parallel_elements)
+  {
 #pragma omp for schedule(static)
-      for (int64_t row = 0; row < m_; row += most_rows)
-        with_block(m_ - row, [&]<int rows>() { order<rows>(a + row * k_, m_ - row, k_, ordered + row * k_); });
-      for (int64_t first = 0; first < m_; first += most_blocks * most_rows)
+    for (int64_t row = 0; row < m; row += most_rows)
+      with_block(m - row, [&]<int rows>() { order<rows>(a + row * k, m - row, k, ordered + row * k); });
+    for (int64_t first = 0; first < m; first += most_blocks * most_rows) {
+      const int64_t last = std::min(m, first + most_blocks * most_rows);
+      const int64_t blocks = (last - first + most_rows - 1) / most_rows;
 #pragma omp for schedule(static) nowait
-        for (int64_t column = 0; column < n_; column += panels * columns)
-          if (panels == 1 || column + panels * columns > n_)
-            for (int64_t j = column; j < std::min(n_, column + panels * columns); j += columns)
-              multiply<false>(ordered, first, j);
-          else
-            multiply<true>(ordered, first, column);
+      for (int64_t column = 0; column < n; column += columns) {
+        const bf16* panel = b + column * k;
+        ReadAhead next{reinterpret_cast<const char*>(panel) + panel_bytes, panel_bytes / k / blocks};
+        for (int64_t row = first; row < last; row += most_rows, next.from += panel_bytes / blocks)
+          with_block(last - row, [&]<int rows>() {
+            block<rows>(ordered + row * k, panel, k, c.as<C>() + row * n + column, n, last - row, accumulate, next);
+          });
+      }
     }
   }
-
- private:
-  // The blocks from row `first` with the panel at a column, or with as many panels as they take at a time.
-  template <bool several>
-  void multiply(const float* ordered, int64_t first, int64_t column) const {
-    const int64_t last = std::min(m_, first + most_blocks * most_rows), panel_bytes = columns * k_ * 2;
-    const int64_t blocks = (last - first + most_rows - 1) / most_rows, panels = several ? panels_of(m_) : 1;
-    const bf16* b = b_ + column * k_;
-    ReadAhead next{reinterpret_cast<const char*>(b) + panels * panel_bytes, panel_bytes / k_ / blocks};
-    for (int64_t row = first; row < last; row += most_rows, next.from += panel_bytes / blocks)
-      with_block(last - row, [&]<int rows>() {
-        block<rows, several ? panels_of(rows) : 1>(ordered + row * k_, b, k_, c_ + row * n_ + column, n_, last - row,
-                                                   accumulate_, next);
-      });
-  }
-
-  const bf16* b_;
-  C* c_;
-  int64_t m_, n_, k_;
-  bool accumulate_;
-};
+}
 
 // vector_lanes columns and their partners, vector_lanes of their elements: as 32-bit lanes a square, turned.
 void turn(const bf16* from, int64_t k, bf16* panel) {
@@ -163,9 +134,8 @@ Tensor to_panels(const Tensor& b, void* to) {
 }
 
 void gemm_panels(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
-  with_float_type("c", c, [&]<class C>(C) {
-    Product<C>(static_cast<const bf16*>(b.data), c, a.cols(), accumulate).run(a.as<bf16>());
-  });
+  with_float_type(
+      "c", c, [&]<class C>(C) { product<C>(a.as<bf16>(), static_cast<const bf16*>(b.data), c, a.cols(), accumulate); });
 }
 
 }  // namespace notellm
