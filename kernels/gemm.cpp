@@ -122,7 +122,7 @@ void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose t
   const int64_t n = tb ? b.rows() : b.cols(), k_of_b = tb ? b.cols() : b.rows();
   NOTELLM_CHECK(k == k_of_b && c.rows() == m && c.cols() == n, "gemm: {}{} times {}{} into {}", describe(a),
                 ta ? "ᵀ" : "", describe(b), tb ? "ᵀ" : "", describe(c));
-  const bool panels = a.dtype == DType::bf16 && !ta && b.dtype == DType::bf16_panels && tb;
+  const bool panels = a.dtype == DType::bf16 && !ta && b.dtype == DType::bf16_panels && tb && !stream.on_gpu();
   NOTELLM_CHECK(panels || (a.dtype == b.dtype && (a.dtype == DType::f32 || a.dtype == DType::bf16)),
                 "gemm: {} times {}", describe(a), describe(b));
   NOTELLM_CHECK(c.dtype == DType::f32 || (c.dtype == DType::bf16 && a.dtype == DType::bf16), "gemm: {} into {}",

@@ -13,11 +13,7 @@ namespace {
 constexpr int64_t columns = 2 * vector_lanes;  // of a panel
 
 // Rows of a block: with two vectors of sums each, two of b and one of a they fill the registers.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int most_rows = 12;
-#else
-constexpr int most_rows = 6;
-#endif
+constexpr int most_rows = vector_registers == 32 ? 12 : 6;
 
 // Blocks that meet all panels before the next ones do: so many rows of a stay in the second cache.
 constexpr int64_t most_blocks = 8;
@@ -113,7 +109,7 @@ void turn(const bf16* from, int64_t k, bf16* panel) {
 
 }  // namespace
 
-bool panels_pay() { return gemm_widens_bf16() && most_rows > 8; }
+bool panels_pay() { return gemm_widens_bf16() && vector_registers == 32; }
 
 bool fits_panels(const Tensor& matrix) { return matrix.dtype == DType::bf16 && matrix.rows() % columns == 0; }
 

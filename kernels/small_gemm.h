@@ -8,13 +8,15 @@
 
 namespace notellm {
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int vector_registers = 32;
+#else
+constexpr int vector_registers = 16;
+#endif
+
 // Rows of one register block. 8 rows × 2 vectors take 16 of the 32 vector registers of AVX-512 and NEON and hide the
 // latency of their FMA units; 4 × 2 is what fits 16 registers.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int block_rows = 8;
-#else
-constexpr int block_rows = 4;
-#endif
+constexpr int block_rows = vector_registers / 4;
 constexpr int tile_vectors = 2;
 constexpr int tile_columns = tile_vectors * vector_lanes;
 
