@@ -1,5 +1,7 @@
 #include "kernels/gemm_panels.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -15,8 +17,12 @@ constexpr int64_t columns = 2 * vector_lanes;  // of a panel
 // Rows of a block: with two vectors of sums each, two of b and one of a they fill the registers.
 constexpr int most_rows = vector_registers == 32 ? 12 : 6;
 
-// Blocks that meet all panels before the next ones do: so many rows of a stay in the second cache.
-constexpr int64_t most_blocks = 8;
+// Rows of a that meet a panel together: in f32 they stay in the second cache while one panel follows the other.
+constexpr int64_t group_rows = 8 * most_rows;
+
+// So much of k at a time: a panel's piece in f32 (16 KB with AVX-512) stays in the first cache while the blocks of a
+// group, 6 KB each, pass through. Twice as much is slower.
+constexpr int64_t depth = 128;
 
 // Calls f<rows> with the least size of a block that has room for `count` rows.
 template <class F>
@@ -29,12 +35,52 @@ void with_block(int64_t count, const F& f) {
   f.template operator()<most_rows>();
 }
 
-// `count` rows of a, widened, in the order in which a block reads them: [k, rows], zeros where there is no row.
-template <int rows>
-void order(const bf16* a, int64_t count, int64_t k, float* to) {
-  for (int64_t at = 0; at < k; ++at)
-    for (int r = 0; r < rows; ++r) *to++ = r < count ? static_cast<float>(a[r * k + at]) : 0.0f;
-}
+// A group's rows of a in f32, in tiles as blocks read them: [blocks, pieces of k, most_rows, depth]. Each thread has
+// its own: reading what another one has just written takes longer than doing it again.
+class Group {
+ public:
+  explicit Group(int64_t k) : pieces_(round_up(k, depth) / depth), tiles_(memory()) {
+    tiles_.resize(std::max(tiles_.size(), static_cast<size_t>(group_rows * pieces_ * depth)));
+  }
+  void set(const bf16* a, int64_t rows, int64_t k) const {
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t at = 0; at < k; at += depth)
+        pack_row(a + row * k + at, std::min(depth, k - at), 1.0f, tile(row, at) + row % most_rows * depth);
+  }
+  // That of a row's block and an element of k.
+  float* tile(int64_t row, int64_t at) const {
+    return tiles_.data() + (row / most_rows * pieces_ + at / depth) * most_rows * depth;
+  }
+
+ private:
+  static std::vector<float>& memory() {
+    thread_local std::vector<float> memory;
+    return memory;
+  }
+  int64_t pieces_;
+  std::vector<float>& tiles_;
+};
+
+// A piece of a panel, [depth, columns], as it stands there; in f32, as a group's other blocks read it; and as the first
+// of them reads the one and leaves the other.
+struct Halves {
+  const bf16* data;
+  vpair operator[](int64_t at) const { return vload_apart(data + at * columns); }
+};
+struct Floats {
+  float* data;
+  vpair operator[](int64_t at) const { return {vload(data + at * columns), vload(data + at * columns + vector_lanes)}; }
+};
+struct Widening {
+  Halves from;
+  Floats to;
+  vpair operator[](int64_t at) const {
+    const vpair pair = from[at];
+    vstore(to.data + at * columns, pair.even);
+    vstore(to.data + at * columns + vector_lanes, pair.odd);
+    return pair;
+  }
+};
 
 // The bytes that are wanted next, asked for evenly while a block is computed: all at once they would wait for each
 // other.
@@ -43,52 +89,94 @@ struct ReadAhead {
   int64_t step;
 };
 
-// `count` ordered rows of a with one panel of b. c: where their products stand in c.
-template <int rows, class C>
-void block(const float* a, const bf16* panel, int64_t k, C* c, int64_t stride, int64_t count, bool accumulate,
-           ReadAhead next) {
+// Where the products of a group with a panel stand in c.
+template <class C>
+struct Result {
+  C* data;
+  int64_t rows, stride;
+  bool accumulate;
+  void put(int64_t row, vfloat left, vfloat right) const {
+    if (row >= rows) return;
+    C *to = data + row * stride, *to_right = to + vector_lanes;
+    vstore(to, accumulate ? left + vload(to) : left);
+    vstore(to_right, accumulate ? right + vload(to_right) : right);
+  }
+};
+
+// Elements begin .. begin + count of k.
+struct Piece {
+  int64_t begin, count;
+  bool last;
+};
+
+// A block's rows of a, from `row` of the group on, with one panel's piece. Between pieces their sums stand in `sums`
+// [rows, columns]; after the last one they go to c.
+template <int rows, class B, class C>
+void block(const float* a, B b, Piece piece, float* sums, const Result<C>& c, int64_t row, ReadAhead next) {
   vfloat left[rows] = {}, right[rows] = {};  // sums of each half of the panel's columns
-  for (int64_t at = 0; at < k; ++at) {
-    __builtin_prefetch(next.from + at * next.step, 0, 2);
-    const auto [b_left, b_right] = vload_apart(panel + at * columns);
+  if (piece.begin > 0)
 #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r) {
-      const float scalar = a[at * rows + r];
+      left[r] = vload(sums + r * columns);
+      right[r] = vload(sums + r * columns + vector_lanes);
+    }
+  for (int64_t at = 0; at < piece.count; ++at) {
+    __builtin_prefetch(next.from + at * next.step, 0, 2);
+    const auto [b_left, b_right] = b[at];
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r) {
+      const float scalar = a[r * depth + at];
       left[r] += scalar * b_left;
       right[r] += scalar * b_right;
     }
   }
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
-    if (r >= count) break;
-    C *to = c + r * stride, *to_right = to + vector_lanes;
-    vstore(to, accumulate ? left[r] + vload(to) : left[r]);
-    vstore(to_right, accumulate ? right[r] + vload(to_right) : right[r]);
+    if (piece.last) {
+      c.put(row + r, left[r], right[r]);
+      continue;
+    }
+    vstore(sums + r * columns, left[r]);
+    vstore(sums + r * columns + vector_lanes, right[r]);
+  }
+}
+
+// A group's rows with one panel. next: the panel to read ahead.
+template <class C>
+void multiply(const Group& a, const bf16* panel, int64_t k, const Result<C>& c, const bf16* next) {
+  alignas(vector_bytes) float sums[group_rows * columns], memory[depth * columns];
+  const Floats floats{memory};
+  const int64_t blocks = round_up(c.rows, most_rows) / most_rows;
+  ReadAhead ahead{reinterpret_cast<const char*>(next), columns * int64_t{sizeof(bf16)} / blocks};
+  for (int64_t begin = 0; begin < k; begin += depth) {
+    const Piece piece{begin, std::min(depth, k - begin), begin + depth >= k};
+    const Halves halves{panel + begin * columns};
+    for (int64_t row = 0; row < c.rows; row += most_rows, ahead.from += ahead.step * piece.count)
+      with_block(c.rows - row, [&]<int rows>() {
+        const auto run = [&](auto b) {
+          block<rows>(a.tile(row, begin), b, piece, sums + row * columns, c, row, ahead);
+        };
+        if (row > 0) return run(floats);
+        blocks > 1 ? run(Widening{halves, floats}) : run(halves);
+      });
   }
 }
 
 template <class C>
 void product(const bf16* a, const bf16* b, const Tensor& c, int64_t k, bool accumulate) {
-  const int64_t m = c.rows(), n = c.cols(), panel_bytes = columns * k * int64_t{sizeof(bf16)};
-  thread_local std::vector<float> memory;
-  memory.resize(std::max(memory.size(), static_cast<size_t>(round_up(m, most_rows) * k)));
-  float* const ordered = memory.data();  // a block after the other
+  const int64_t m = c.rows(), n = c.cols();
 #pragma omp parallel if (n * k > parallel_elements)
   {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < m; row += most_rows)
-      with_block(m - row, [&]<int rows>() { order<rows>(a + row * k, m - row, k, ordered + row * k); });
-    for (int64_t first = 0; first < m; first += most_blocks * most_rows) {
-      const int64_t last = std::min(m, first + most_blocks * most_rows);
-      const int64_t blocks = (last - first + most_rows - 1) / most_rows;
-#pragma omp for schedule(static) nowait
+    const Group group(k);
+    for (int64_t first = 0; first < m; first += group_rows) {
+      const int64_t rows = std::min(group_rows, m - first);
+      group.set(a + first * k, rows, k);
+      // Threads take panels as they get on, since one is often held up; the next one that a thread gets is most likely
+      // as many further as there are threads.
+#pragma omp for schedule(dynamic) nowait
       for (int64_t column = 0; column < n; column += columns) {
-        const bf16* panel = b + column * k;
-        ReadAhead next{reinterpret_cast<const char*>(panel) + panel_bytes, panel_bytes / k / blocks};
-        for (int64_t row = first; row < last; row += most_rows, next.from += panel_bytes / blocks)
-          with_block(last - row, [&]<int rows>() {
-            block<rows>(ordered + row * k, panel, k, c.as<C>() + row * n + column, n, last - row, accumulate, next);
-          });
+        const Result<C> to{c.as<C>() + first * n + column, rows, n, accumulate};
+        multiply(group, b + column * k, k, to, b + (column + columns * omp_get_num_threads()) * k);
       }
     }
   }

@@ -57,7 +57,7 @@ void Decoder::begin(Stream& stream, const Weights& weights, const PackedBatch& b
   arena_->rewind(0);
   set_weights(weights);
   PassHooks hooks;
-  hooks.attends = [&](int layer, Tensor kv) { copy(stream, kv, cache(layer).slice(0, prompt_rows_)); };
+  hooks.keys_and_values = [&](int layer) { return cache(layer).slice(0, prompt_rows_); };
   input_.wait(stream);
   const Tensor hidden = transformer_.forward(stream, *weights_, input_, *arena_, false, hooks);
   if (!vectors.empty()) {

@@ -93,6 +93,8 @@ Tensor Transformer::forward(Stream& stream, const Weights& weights, const ModelI
   const Tensor hidden = arena.allocate(compute_, {r, config_.dim});
   const int64_t mark = arena.mark();
   allocate_layers(input, arena, keep);
+  if (hooks.keys_and_values)
+    for (int i = 0; i < config_.layers; ++i) layers_[i].kv = hooks.keys_and_values(i);
   pass.begins(0);
   for_tiles(arena, n, [&](int64_t begin, int64_t end) { embed_tile(pass, {begin, end}); });
   attend(pass, 0);
@@ -174,7 +176,6 @@ void Transformer::begin_last_queries(const Pass& pass) {
 void Transformer::attend(const Pass& pass, int layer) {
   if (is_last(layer)) begin_last_queries(pass);
   const Layer& l = layers_[layer];
-  if (pass.hooks.attends) pass.hooks.attends(layer, l.kv);
   if constexpr (cuda_built)
     if (by_cudnn(layer)) {
       const int64_t mark = pass.arena.mark();

@@ -34,8 +34,9 @@ struct PassHooks {
   std::function<void(int layer)> begins;
   // Backward: the work that adds to layer `layer`'s gradients has been enqueued.
   std::function<void(int layer)> done;
-  // Forward: the layer's keys and values [n, 2·kv_heads, head_dim] have been enqueued, and stay until the next layer's.
-  std::function<void(int layer, Tensor kv)> attends = {};
+  // Forward without keep: memory for a layer's keys and values [n, 2·kv_heads, head_dim], of whoever wants to have
+  // them.
+  std::function<Tensor(int layer)> keys_and_values = {};
 };
 
 struct TransformerOptions {

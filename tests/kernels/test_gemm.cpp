@@ -111,7 +111,8 @@ TEST(Gemm, FewRowsDoNotDependOnEachOther) {
 }
 
 TEST(Gemm, PanelsDoNotDependOnEachOther) {
-  for (const auto& [k, n] : {std::pair<int64_t, int64_t>{1, 32}, {31, 64}, {64, 96}, {100, 1120}, {300, 224}}) {
+  for (const auto& [k, n] :
+       {std::pair<int64_t, int64_t>{1, 32}, {31, 64}, {64, 96}, {100, 1120}, {128, 64}, {129, 64}, {300, 224}}) {
     SCOPED_TRACE(fmt::format("k {}, n {}", k, n));
     Buffer memory(n * k * 2);
     expect_rows_alone<bf16>(k, n, 110, [&](Tensor a, Tensor b, Tensor c) {
@@ -123,7 +124,7 @@ TEST(Gemm, PanelsDoNotDependOnEachOther) {
 
 TEST(Gemm, PanelsAddAndRound) {
   Stream stream;
-  const int64_t m = 5, k = 40, n = 64;
+  const int64_t m = 101, k = 300, n = 64;  // several blocks, and more than one group and piece
   const std::vector<bf16> a = test::cast<bf16>(test::normal(m * k, 1)), b = test::cast<bf16>(test::normal(n * k, 2));
   Buffer memory(n * k * 2);
   const Tensor left = Tensor::of(a.data(), {m, k}), panels = to_panels(Tensor::of(b.data(), {n, k}), memory.data());
