@@ -57,7 +57,9 @@ Manifest read_manifest(const fs::path& checkpoint) {
   if (!fs::exists(path))
     fail(ErrorKind::checkpoint, "{} is missing: not a complete checkpoint; {}", path.string(),
          checkpoint_before(checkpoint));
-  const Json json = Json::parse(read_file(path), nullptr, false);
+  // The library copies and prints by recursion: what is nested deeper than a manifest is left out, and found missing.
+  const auto bounded = [](int depth, Json::parse_event_t, const Json&) { return depth < 8; };
+  const Json json = Json::parse(read_file(path), bounded, false);
   if (!json.is_object() || !json.contains("format"))
     fail(ErrorKind::checkpoint, "{} is damaged; {}", path.string(), checkpoint_before(checkpoint));
   const Json& format = json["format"];

@@ -513,6 +513,21 @@ TEST_F(CheckpointDamage, TheManifestIsMissing) {
   expect_damage(at_step(4) / "manifest.json", at_step(2), [&] { verify_checkpoint(at_step(4)); });
 }
 
+TEST_F(CheckpointDamage, TheManifestIsNestedDeep) {
+  for (int step : {2, 4}) save(step);
+  const fs::path path = at_step(4) / "manifest.json";
+  const std::string content = read_file(path), nested = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  write_file(path, nested);
+  EXPECT_ERROR(checkpoint, path.string() + " is damaged", verify_checkpoint(at_step(4)));
+  for (const char* key : {"format", "files"}) {
+    auto json = nlohmann::ordered_json::parse(content);
+    json[key] = "HERE";
+    std::string text = json.dump();
+    write_file(path, text.replace(text.find("\"HERE\""), 6, nested));
+    EXPECT_ERROR(checkpoint, path.string(), verify_checkpoint(at_step(4)));
+  }
+}
+
 TEST_F(CheckpointDamage, TheFirstOneHasNoneBeforeIt) {
   save(2);
   fs::remove(at_step(2) / "config.json");
