@@ -89,18 +89,32 @@ struct ReadAhead {
   int64_t step;
 };
 
-// Where the products of a group with a panel stand in c.
+// Where products go: to rows of c as they are, or swiglu of the left and the right half of a panel's columns to rows of
+// half as many. part(): those of a group with the panel that begins at a column.
 template <class C>
-struct Result {
+struct Products {
   C* data;
   int64_t rows, stride;
   bool accumulate;
-  void put(int64_t row, vfloat left, vfloat right) const {
-    if (row >= rows) return;
-    C *to = data + row * stride, *to_right = to + vector_lanes;
-    vstore(to, accumulate ? left + vload(to) : left);
-    vstore(to_right, accumulate ? right + vload(to_right) : right);
+  Products part(int64_t row, int64_t count, int64_t column) const {
+    return {data + row * stride + column, count, stride, accumulate};
   }
+  void put(int64_t row, vfloat left, vfloat right) const {
+    C* to = data + row * stride;
+    if (accumulate) {
+      left += vload(to);
+      right += vload(to + vector_lanes);
+    }
+    vstore_two(to, left, right);
+  }
+};
+struct Gated {
+  bf16* data;
+  int64_t rows, stride;
+  Gated part(int64_t row, int64_t count, int64_t column) const {
+    return {data + row * stride + column / 2, count, stride};
+  }
+  void put(int64_t row, vfloat gate, vfloat up) const { vstore(data + row * stride, gate * logistic(gate) * up); }
 };
 
 // Elements begin .. begin + count of k.
@@ -109,11 +123,11 @@ struct Piece {
   bool last;
 };
 
-// A block's rows of a, from `row` of the group on, with one panel's piece. Between pieces their sums stand in `sums`
-// [rows, columns]; after the last one they go to c.
-template <int rows, class B, class C>
-void block(const float* a, B b, Piece piece, float* sums, const Result<C>& c, int64_t row, ReadAhead next) {
-  vfloat left[rows] = {}, right[rows] = {};  // sums of each half of the panel's columns
+// Adds to a block's sums [rows, columns] the products of a piece; the first one begins them. A function of its own, or
+// g++ 12 keeps some of the sums in memory.
+template <int rows, class B>
+[[gnu::noinline]] void block(const float* a, B b, Piece piece, float* sums, ReadAhead next) {
+  vfloat left[rows] = {}, right[rows] = {};  // of each half of the panel's columns
   if (piece.begin > 0)
 #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r) {
@@ -132,18 +146,14 @@ void block(const float* a, B b, Piece piece, float* sums, const Result<C>& c, in
   }
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
-    if (piece.last) {
-      c.put(row + r, left[r], right[r]);
-      continue;
-    }
     vstore(sums + r * columns, left[r]);
     vstore(sums + r * columns + vector_lanes, right[r]);
   }
 }
 
 // A group's rows with one panel. next: the panel to read ahead.
-template <class C>
-void multiply(const Group& a, const bf16* panel, int64_t k, const Result<C>& c, const bf16* next) {
+template <class Result>
+void multiply(const Group& a, const bf16* panel, int64_t k, const Result& c, const bf16* next) {
   alignas(vector_bytes) float sums[group_rows * columns], memory[depth * columns];
   const Floats floats{memory};
   const int64_t blocks = round_up(c.rows, most_rows) / most_rows;
@@ -151,48 +161,71 @@ void multiply(const Group& a, const bf16* panel, int64_t k, const Result<C>& c, 
   for (int64_t begin = 0; begin < k; begin += depth) {
     const Piece piece{begin, std::min(depth, k - begin), begin + depth >= k};
     const Halves halves{panel + begin * columns};
-    for (int64_t row = 0; row < c.rows; row += most_rows, ahead.from += ahead.step * piece.count)
-      with_block(c.rows - row, [&]<int rows>() {
-        const auto run = [&](auto b) {
-          block<rows>(a.tile(row, begin), b, piece, sums + row * columns, c, row, ahead);
-        };
-        if (row > 0) return run(floats);
-        blocks > 1 ? run(Widening{halves, floats}) : run(halves);
-      });
+    const auto run = [&](auto b, int64_t row) {
+      with_block(c.rows - row,
+                 [&]<int rows>() { block<rows>(a.tile(row, begin), b, piece, sums + row * columns, ahead); });
+      ahead.from += ahead.step * piece.count;
+      if (!piece.last) return;
+      for (int64_t r = row; r < std::min(row + most_rows, c.rows); ++r)
+        c.put(r, vload(sums + r * columns), vload(sums + r * columns + vector_lanes));
+    };
+    blocks > 1 ? run(Widening{halves, floats}, 0) : run(halves, 0);
+    for (int64_t row = most_rows; row < c.rows; row += most_rows) run(floats, row);
   }
 }
 
-template <class C>
-void product(const bf16* a, const bf16* b, const Tensor& c, int64_t k, bool accumulate) {
-  const int64_t m = c.rows(), n = c.cols();
+// Panels that a thread takes at a time: neighbours stand one behind the other in memory, but each thread shall come at
+// least twice, since one is often held up.
+int64_t panels_at_a_time(int64_t panels, int threads) { return std::clamp<int64_t>(panels / (2 * threads), 1, 8); }
+
+// b: [n, k] in panels
+template <class Result>
+void product(const bf16* a, const Tensor& b, const Result& c) {
+  const int64_t n = b.rows(), k = b.cols();
+  const auto* panels = static_cast<const bf16*>(b.data);
 #pragma omp parallel if (n * k > parallel_elements)
   {
     const Group group(k);
-    for (int64_t first = 0; first < m; first += group_rows) {
-      const int64_t rows = std::min(group_rows, m - first);
+    const int threads = omp_get_num_threads();
+    const int64_t chunk = panels_at_a_time(n / columns, threads), next = chunk > 1 ? 1 : threads;
+    for (int64_t first = 0; first < c.rows; first += group_rows) {
+      const int64_t rows = std::min(group_rows, c.rows - first);
       group.set(a + first * k, rows, k);
-      // Threads take panels as they get on, since one is often held up; the next one that a thread gets is most likely
-      // as many further as there are threads.
-#pragma omp for schedule(dynamic) nowait
-      for (int64_t column = 0; column < n; column += columns) {
-        const Result<C> to{c.as<C>() + first * n + column, rows, n, accumulate};
-        multiply(group, b + column * k, k, to, b + (column + columns * omp_get_num_threads()) * k);
-      }
+#pragma omp for schedule(dynamic, chunk) nowait
+      for (int64_t column = 0; column < n; column += columns)
+        multiply(group, panels + column * k, k, c.part(first, rows, column), panels + (column + next * columns) * k);
     }
   }
 }
 
-// vector_lanes columns and their partners, vector_lanes of their elements: as 32-bit lanes a square, turned.
-void turn(const bf16* from, int64_t k, bf16* panel) {
-  vfloat square[vector_lanes];
+// A panel of vector_lanes rows from `low` on and as many from `high` on. As 32-bit lanes a row of the one and its
+// partner are one row; they are turned a square at a time.
+void turn(const bf16* low, const bf16* high, int64_t k, bf16* panel) {
+  int64_t at = 0;
+  for (; at + vector_lanes <= k; at += vector_lanes) {
+    vfloat square[vector_lanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < vector_lanes; ++i) {
-    const vuint low = (vuint)vload(from + i * k) >> 16, high = (vuint)vload(from + (i + vector_lanes) * k);
-    square[i] = (vfloat)(low | high);
+    for (int i = 0; i < vector_lanes; ++i)
+      square[i] = (vfloat)((vuint)vload(low + i * k + at) >> 16 | (vuint)vload(high + i * k + at));
+    transpose(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < vector_lanes; ++i) std::memcpy(panel + (at + i) * columns, &square[i], sizeof square[i]);
   }
-  transpose(square);
-#pragma GCC unroll 16
-  for (int i = 0; i < vector_lanes; ++i) std::memcpy(panel + i * columns, &square[i], sizeof square[i]);
+  for (; at < k; ++at)
+    for (int64_t c = 0; c < columns; ++c) panel[at * columns + c] = (c % 2 == 0 ? low : high)[c / 2 * k + at];
+}
+
+// dtype: which of the two kinds
+Tensor turn_all(const Tensor& b, DType dtype, void* to) {
+  NOTELLM_CHECK(fits_panels(b), "panels of {}", describe(b));
+  const int64_t k = b.cols();
+  const bool gated = dtype == DType::bf16_gated_panels;
+#pragma omp parallel for schedule(static) if (b.size() > parallel_elements)
+  for (int64_t column = 0; column < b.rows(); column += columns) {
+    const bf16* low = b.as<bf16>() + (gated ? column / 2 : column) * k;
+    turn(low, low + (gated ? b.rows() / 2 : vector_lanes) * k, k, static_cast<bf16*>(to) + column * k);
+  }
+  return Tensor(to, dtype, {b.rows(), k});
 }
 
 }  // namespace
@@ -201,25 +234,20 @@ bool panels_pay() { return gemm_widens_bf16() && vector_registers == 32; }
 
 bool fits_panels(const Tensor& matrix) { return matrix.dtype == DType::bf16 && matrix.rows() % columns == 0; }
 
-Tensor to_panels(const Tensor& b, void* to) {
-  NOTELLM_CHECK(fits_panels(b), "panels of {}", describe(b));
-  const Tensor panels(to, DType::bf16_panels, {b.rows(), b.cols()});
-  const int64_t k = b.cols();
-#pragma omp parallel for schedule(static) if (b.size() > parallel_elements)
-  for (int64_t column = 0; column < b.rows(); column += columns) {
-    const bf16* from = b.as<bf16>() + column * k;
-    bf16* panel = static_cast<bf16*>(to) + column * k;
-    int64_t at = 0;
-    for (; at + vector_lanes <= k; at += vector_lanes) turn(from + at, k, panel + at * columns);
-    for (; at < k; ++at)
-      for (int64_t c = 0; c < columns; ++c) panel[at * columns + c] = from[(c / 2 + c % 2 * vector_lanes) * k + at];
-  }
-  return panels;
-}
+Tensor to_panels(const Tensor& b, void* to) { return turn_all(b, DType::bf16_panels, to); }
+Tensor to_gated_panels(const Tensor& b, void* to) { return turn_all(b, DType::bf16_gated_panels, to); }
 
 void gemm_panels(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
-  with_float_type(
-      "c", c, [&]<class C>(C) { product<C>(a.as<bf16>(), static_cast<const bf16*>(b.data), c, a.cols(), accumulate); });
+  with_float_type("c", c, [&]<class C>(C) {
+    product(a.as<bf16>(), b, Products<C>{c.as<C>(), c.rows(), c.cols(), accumulate});
+  });
+}
+
+void gemm_swiglu(const Tensor& a, const Tensor& b, const Tensor& y) {
+  NOTELLM_CHECK(a.dtype == DType::bf16 && b.dtype == DType::bf16_gated_panels && a.cols() == b.cols(),
+                "gemm_swiglu: {} times {}", describe(a), describe(b));
+  expect("y", y, DType::bf16, a.rows(), b.rows() / 2);
+  product(a.as<bf16>(), b, Gated{y.as<bf16>(), y.rows(), y.cols()});
 }
 
 }  // namespace notellm

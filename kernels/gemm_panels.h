@@ -18,11 +18,20 @@ bool fits_panels(const Tensor& matrix);
 // c and c + columns/2 stand side by side, so that a shift and a mask make two vectors of neighbouring columns of them.
 // Throws Error: !fits_panels(b).
 Tensor to_panels(const Tensor& b, void* to);
+// The same of gate over up [2·n, k], DType::bf16_gated_panels, for gemm_swiglu: a gate's column stands beside that of
+// its up.
+Tensor to_gated_panels(const Tensor& b, void* to);
 
 // c[i, j] = Σ_k a[i, k] · b[j, k], with accumulate added to c
 //   a [m, k] bf16, b [n, k] bf16_panels, c [m, n] f32 or bf16; m > 0, k > 0
-// Sums in f32 in the order of k, rounded once: c[i, j] depends on the rows a[i], b[j] alone, to the bit, whatever m, n
-// and the number of threads.
+// Sums in f32 in the order of k, rounded once (a bf16 below 2^-126 perhaps to 0): c[i, j] depends on the rows a[i],
+// b[j] alone, to the bit, whatever m, n and the number of threads.
 void gemm_panels(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate);
+
+// y[i, j] = swiglu of the products with gate and up (kernels/swiglu.h), which are neither rounded nor written:
+//   g·σ(g)·u,   g = Σ_k a[i, k] · b[j, k],   u = Σ_k a[i, k] · b[n + j, k]
+//   a [m, k] bf16, b [2·n, k] bf16_gated_panels, y [m, n] bf16; m > 0, k > 0
+// Throws Error: shapes or dtypes that do not fit.
+void gemm_swiglu(const Tensor& a, const Tensor& b, const Tensor& y);
 
 }  // namespace notellm

@@ -6,8 +6,6 @@
 namespace notellm {
 namespace {
 
-float logistic(float x) { return 1.0f / (1.0f + vexp(-x)); }
-
 template <class T>
 void forward_row(const T* gate, const T* up, int64_t cols, T* y) {
 #pragma omp simd

@@ -71,6 +71,20 @@ inline void vstore(bf16* to, vfloat v) {
 #endif
   std::memcpy(to, &half, sizeof half);
 }
+// Two vectors, one behind the other. Where the CPU has an instruction for it, bf16 below 2^-126 come out as zeros.
+inline void vstore_two(float* to, vfloat first, vfloat second) {
+  vstore(to, first);
+  vstore(to + vector_lanes, second);
+}
+inline void vstore_two(bf16* to, vfloat first, vfloat second) {
+#if defined(__AVX512BF16__)
+  const auto both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+  std::memcpy(to, &both, sizeof both);
+#else
+  vstore(to, first);
+  vstore(to + vector_lanes, second);
+#endif
+}
 // Asks for memory that is wanted soon; locality: 3 into the first cache, 2 into the second. It and what does nothing
 // else must be inlined: g++ takes calls of a function that only prefetches for calls without effect, and leaves them
 // out.
@@ -145,10 +159,14 @@ inline Float exp_or_zero(Float x) {
 inline vfloat vexp(vfloat x) { return detail::exp<vfloat, vint>(x); }
 inline float vexp(float x) { return detail::exp<float, int32_t>(x); }
 
-// The same for x ≤ 88, as a softmax needs it, but 0 below ln 2^−126: it never makes a subnormal number, for which some
+// e^x for x ≤ 88, as a softmax needs it, but 0 below ln 2^−126: it never makes a subnormal number, for which some
 // CPUs take over 100 cycles.
 inline vfloat exp_or_zero(vfloat x) { return detail::exp_or_zero<vfloat, vuint>(x); }
 inline float exp_or_zero(float x) { return detail::exp_or_zero<float, uint32_t>(x); }
+
+// The logistic function.
+inline vfloat logistic(vfloat x) { return 1.0f / (1.0f + vexp(-x)); }
+inline float logistic(float x) { return 1.0f / (1.0f + vexp(-x)); }
 
 // The largest of n numbers, −inf when there is none; a NaN is passed over.
 inline float max_of(const float* x, int64_t n) {

@@ -6,7 +6,6 @@
 #include "kernels/gemm_panels.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "kernels/swiglu.h"
 #include "model/note_head.h"
 #include "model/transformer_pass.h"
 
@@ -131,18 +130,24 @@ void Decoder::reserve_arena(int64_t notes) {
 void Decoder::set_weights(const Weights& weights) {
   weights_ = weights;
   if (device_ != Device::cpu || transformer_.compute() != DType::bf16 || !panels_pay()) return;
-  std::vector<Tensor*> matrices = {&weights_->head};
-  for (LayerWeights& w : weights_->layers)
-    for (Tensor* matrix : {&w.q, &w.kv, &w.o, &w.gate_up, &w.down}) matrices.push_back(matrix);
-  std::erase_if(matrices, [](const Tensor* matrix) { return !fits_panels(*matrix); });
+  const auto for_each = [&](const auto& work) {
+    const auto if_it_fits = [&](Tensor& matrix, auto* turned) {
+      if (fits_panels(matrix)) work(matrix, turned);
+    };
+    if_it_fits(weights_->head, to_panels);
+    for (LayerWeights& w : weights_->layers) {
+      for (Tensor* matrix : {&w.q, &w.kv, &w.o, &w.down}) if_it_fits(*matrix, to_panels);
+      if_it_fits(w.gate_up, to_gated_panels);
+    }
+  };
   int64_t bytes = 0;
-  for (const Tensor* matrix : matrices) bytes += matrix->bytes();
+  for_each([&](const Tensor& matrix, auto*) { bytes += matrix.bytes(); });
   if (panels_.bytes() < bytes) panels_ = Buffer(bytes, memory_of(device_), "the weights in panels");
   char* to = static_cast<char*>(panels_.data());
-  for (Tensor* matrix : matrices) {
-    *matrix = to_panels(*matrix, to);
-    to += matrix->bytes();
-  }
+  for_each([&](Tensor& matrix, auto* turned) {
+    matrix = turned(matrix, to);
+    to += matrix.bytes();
+  });
 }
 
 void Decoder::step(Stream& stream, std::span<const int32_t> notes, std::span<const int32_t> tokens) {
@@ -201,8 +206,7 @@ void Decoder::run_layers(Stream& stream, const Step& s) {
     gemm(stream, q, as_is, w.o, transposed, s.sums);
     sum_over_parts(stream, s.sums);
     rms_norm(stream, s.x, s.sums, w.post_norm, eps, s.x, s.y, s.rms);
-    gemm(stream, s.y, as_is, w.gate_up, transposed, s.gate_up);
-    swiglu(stream, s.gate_up, s.inner);
+    transformer_.gate(pass, s.y, w.gate_up, s.gate_up, s.inner);
     gemm(stream, s.inner, as_is, w.down, transposed, s.sums);
     sum_over_parts(stream, s.sums);
   }

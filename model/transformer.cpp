@@ -4,6 +4,7 @@
 
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
+#include "kernels/gemm_panels.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
@@ -188,26 +189,33 @@ void Transformer::attend(const Pass& pass, int layer) {
   attention(pass.stream, pass.input.plan_of(is_last(layer)), l.q, l.kv, l.o, l.lse);
 }
 
-// From attention's output to the residual stream after it, and to gate and up. `sums`: scratch [tile's rows, dim].
-void Transformer::middle_tile(const Pass& pass, int layer, Rows tile, Tensor sums) {
+// From attention's output to the residual stream after it, and its norm, in the arena. `sums`: scratch [tile's rows,
+// dim].
+Tensor Transformer::middle_tile(const Pass& pass, int layer, Rows tile, Tensor sums) {
   Layer& l = layers_[layer];
   const LayerWeights& w = pass.weights.layers[layer];
   gemm(pass.stream, matrix(l.o.slice(tile.begin, tile.end)), as_is, w.o, transposed, sums);
   share_.reduce(pass.stream, tensor_, "attention outputs", sums);
-  const Tensor y = gathered(pass, "normed rows", tile, [&](Tensor own_y) {
+  return gathered(pass, "normed rows", tile, [&](Tensor own_y) {
     rms_norm(pass.stream, own(l.residual, tile), share_.own_part(sums), w.post_norm, config_.norm_eps,
              own(l.middle, tile), own_y, own(l.middle_rms, tile));
   });
-  gemm(pass.stream, y, as_is, w.gate_up, transposed, l.gate_up.slice(tile.begin, tile.end));
+}
+
+// inner = swiglu(gate_up), gate_up = y·weightᵀ; with weights in panels gate_up is not written.
+void Transformer::gate(const Pass& pass, Tensor y, Tensor weight, Tensor gate_up, Tensor inner) const {
+  if (weight.dtype == DType::bf16_gated_panels) return gemm_swiglu(y, weight, inner);
+  gemm(pass.stream, y, as_is, weight, transposed, gate_up);
+  swiglu(pass.stream, gate_up, inner);
 }
 
 // From attention's output to what the layer adds to `middle`: the rank's rows of the tile, in the arena.
 Tensor Transformer::finish_tile(const Pass& pass, int layer, Rows tile) {
   const Tensor sums = pass.allocate(compute_, {tile.count(), config_.dim});
-  middle_tile(pass, layer, tile, sums);
-  const Tensor inner = pass.allocate(compute_, {tile.count(), config_.ffn});
-  swiglu(pass.stream, layers_[layer].gate_up.slice(tile.begin, tile.end), inner);
-  gemm(pass.stream, inner, as_is, pass.weights.layers[layer].down, transposed, sums);
+  const LayerWeights& w = pass.weights.layers[layer];
+  const Tensor y = middle_tile(pass, layer, tile, sums), inner = pass.allocate(compute_, {tile.count(), config_.ffn});
+  gate(pass, y, w.gate_up, layers_[layer].gate_up.slice(tile.begin, tile.end), inner);
+  gemm(pass.stream, inner, as_is, w.down, transposed, sums);
   share_.reduce(pass.stream, tensor_, "layer outputs", sums);
   return share_.own_part(sums);
 }
@@ -224,7 +232,8 @@ void Transformer::recompute_layer(const Pass& pass, int layer) {
   });
   attend(pass, layer);
   for_tiles(pass.arena, pass.input.tokens(), [&](int64_t begin, int64_t end) {
-    middle_tile(pass, layer, {begin, end}, pass.allocate(compute_, {end - begin, config_.dim}));
+    const Tensor y = middle_tile(pass, layer, {begin, end}, pass.allocate(compute_, {end - begin, config_.dim}));
+    gemm(pass.stream, y, as_is, pass.weights.layers[layer].gate_up, transposed, l.gate_up.slice(begin, end));
   });
 }
 

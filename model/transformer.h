@@ -97,7 +97,7 @@ class Transformer {
   };
   struct Pass;  // what every function of one pass needs: stream, weights, input, arena, hooks
 
-  friend class Decoder;  // the rotary table, project()
+  friend class Decoder;  // the rotary table, project(), gate()
   void allocate_layers(const ModelInput& input, Arena& arena, bool keep);
   void allocate_work(Layer& l, int64_t n, int64_t r, Arena& arena) const;
   void allocate_input(Layer& l, int64_t n, Arena& arena) const;
@@ -109,7 +109,8 @@ class Transformer {
   void project(const Pass& pass, Tensor y, Tensor weight, Tensor bias, Tensor to) const;
   void begin_last_queries(const Pass& pass);
   void attend(const Pass& pass, int layer);
-  void middle_tile(const Pass& pass, int layer, Rows tile, Tensor sums);
+  Tensor middle_tile(const Pass& pass, int layer, Rows tile, Tensor sums);
+  void gate(const Pass& pass, Tensor y, Tensor weight, Tensor gate_up, Tensor inner) const;
   Tensor finish_tile(const Pass& pass, int layer, Rows tile);
   void recompute_layer(const Pass& pass, int layer);
 

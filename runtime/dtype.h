@@ -1,5 +1,5 @@
 // Element types and the conversion between f32 and bf16 (round to nearest even; NaN stays NaN). f16 is a type of files
-// alone: nothing computes in it. bf16_panels is bf16 in another order, for products alone (kernels/gemm_panels.h).
+// alone: nothing computes in it. bf16_panels and bf16_gated_panels are bf16 in another order, for products alone (kernels/gemm_panels.h).
 #pragma once
 
 #include <bit>
@@ -8,13 +8,14 @@
 
 namespace notellm {
 
-enum class DType : uint8_t { f32, bf16, i32, i64, f64, f16, bf16_panels };
+enum class DType : uint8_t { f32, bf16, i32, i64, f64, f16, bf16_panels, bf16_gated_panels };
 
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::bf16:
     case DType::f16:
     case DType::bf16_panels:
+    case DType::bf16_gated_panels:
       return 2;
     case DType::f32:
     case DType::i32:
@@ -42,6 +43,8 @@ constexpr const char* name_of(DType dtype) {
       return "f16";
     case DType::bf16_panels:
       return "bf16 in panels";
+    case DType::bf16_gated_panels:
+      return "bf16 in gated panels";
   }
   return "?";
 }

@@ -30,6 +30,7 @@ ncclDataType_t type_of(DType dtype) {
       return ncclInt64;
     case DType::f16:
     case DType::bf16_panels:
+    case DType::bf16_gated_panels:
       break;
   }
   NOTELLM_CHECK(false, "no NCCL type");

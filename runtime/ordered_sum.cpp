@@ -40,6 +40,7 @@ void sum_in_order(DType dtype, std::span<const char* const> parts, int64_t n, ch
       return sum_in_order<float, bf16>(parts, n, out);
     case DType::f16:
     case DType::bf16_panels:
+    case DType::bf16_gated_panels:
       break;
   }
   NOTELLM_CHECK(false, "no sum of {}", name_of(dtype));
