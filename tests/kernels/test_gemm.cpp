@@ -124,7 +124,7 @@ TEST(Gemm, PanelsDoNotDependOnEachOther) {
 
 TEST(Gemm, PanelsAddAndRound) {
   Stream stream;
-  const int64_t m = 101, k = 300, n = 64;  // several blocks, and more than one group and piece
+  const int64_t m = 109, k = 300, n = 64;  // more than one group and piece, and a block of one row
   const std::vector<bf16> a = test::cast<bf16>(test::normal(m * k, 1)), b = test::cast<bf16>(test::normal(n * k, 2));
   Buffer memory(n * k * 2);
   const Tensor left = Tensor::of(a.data(), {m, k}), panels = to_panels(Tensor::of(b.data(), {n, k}), memory.data());
@@ -147,7 +147,7 @@ TEST(Gemm, PanelsAddAndRound) {
 // place of f32, four more operations by a half each, and the result is rounded to bf16.
 TEST(Gemm, SwigluOfGatedPanels) {
   Stream stream;
-  const int64_t m = 101, k = 300, n = 48;
+  const int64_t m = 109, k = 300, n = 48;
   const std::vector<bf16> a = test::cast<bf16>(test::normal(m * k, 1)),
                           b = test::cast<bf16>(test::normal(2 * n * k, 2, 0.1f));
   Buffer memory(2 * n * k * 2), gated_memory(2 * n * k * 2);
