@@ -120,7 +120,6 @@ struct Gated {
 // Elements begin .. begin + count of k.
 struct Piece {
   int64_t begin, count;
-  bool last;
 };
 
 // Adds to a block's sums [rows, columns] the products of a piece; the first one begins them. A function of its own, or
@@ -159,13 +158,13 @@ void multiply(const Group& a, const bf16* panel, int64_t k, const Result& c, con
   const int64_t blocks = round_up(c.rows, most_rows) / most_rows;
   ReadAhead ahead{reinterpret_cast<const char*>(next), columns * int64_t{sizeof(bf16)} / blocks};
   for (int64_t begin = 0; begin < k; begin += depth) {
-    const Piece piece{begin, std::min(depth, k - begin), begin + depth >= k};
+    const Piece piece{begin, std::min(depth, k - begin)};
     const Halves halves{panel + begin * columns};
     const auto run = [&](auto b, int64_t row) {
       with_block(c.rows - row,
                  [&]<int rows>() { block<rows>(a.tile(row, begin), b, piece, sums + row * columns, ahead); });
       ahead.from += ahead.step * piece.count;
-      if (!piece.last) return;
+      if (begin + piece.count < k) return;
       for (int64_t r = row; r < std::min(row + most_rows, c.rows); ++r)
         c.put(r, vload(sums + r * columns), vload(sums + r * columns + vector_lanes));
     };

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -72,18 +73,17 @@ inline void vstore(bf16* to, vfloat v) {
   std::memcpy(to, &half, sizeof half);
 }
 // Two vectors, one behind the other. Where the CPU has an instruction for it, bf16 below 2^-126 come out as zeros.
-inline void vstore_two(float* to, vfloat first, vfloat second) {
-  vstore(to, first);
-  vstore(to + vector_lanes, second);
-}
-inline void vstore_two(bf16* to, vfloat first, vfloat second) {
+template <class T>
+inline void vstore_two(T* to, vfloat first, vfloat second) {
 #if defined(__AVX512BF16__)
-  const auto both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
-  std::memcpy(to, &both, sizeof both);
-#else
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    std::memcpy(to, &both, sizeof both);
+    return;
+  }
+#endif
   vstore(to, first);
   vstore(to + vector_lanes, second);
-#endif
 }
 // Asks for memory that is wanted soon; locality: 3 into the first cache, 2 into the second. It and what does nothing
 // else must be inlined: g++ takes calls of a function that only prefetches for calls without effect, and leaves them

@@ -1,5 +1,5 @@
 // Element types and the conversion between f32 and bf16 (round to nearest even; NaN stays NaN). f16 is a type of files
-// alone: nothing computes in it. bf16_panels and bf16_gated_panels are bf16 in another order, for products alone (kernels/gemm_panels.h).
+// alone: nothing computes in it. Both kinds of panels are bf16 in another order, for products (kernels/gemm_panels.h).
 #pragma once
 
 #include <bit>
