@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "kernels/checks.h"
-#include "kernels/gemm.h"
 #include "kernels/small_gemm.h"
 
 namespace notellm {
@@ -228,8 +227,6 @@ Tensor turn_all(const Tensor& b, DType dtype, void* to) {
 }
 
 }  // namespace
-
-bool panels_pay() { return gemm_widens_bf16() && vector_registers == 32; }
 
 bool fits_panels(const Tensor& matrix) { return matrix.dtype == DType::bf16 && matrix.rows() % columns == 0; }
 

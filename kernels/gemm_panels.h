@@ -1,15 +1,11 @@
 // Products with a bf16 matrix that was turned once for many of them, as decoding multiplies by the same weights at
-// every step. A library's f32 product would copy both operands to f32, and gemm_few_rows.h sums across the lanes of a
-// vector.
+// every step. It pays on CPUs that widen bf16 (gemm.h), with 16 vector registers as with 32: there a library's product
+// would copy both operands to f32, and gemm_few_rows.h sums across the lanes of a vector.
 #pragma once
 
 #include "runtime/tensor.h"
 
 namespace notellm {
-
-// Whether decoding gains by it: on CPUs that widen bf16 and have 32 vector registers. With 16 (AVX2, measured on Xeon)
-// 32 notes come out about even, and one note is slower, as its few sums wait for each other.
-bool panels_pay();
 
 // Whether a matrix [n, k] can be turned: bf16, n a multiple of the columns of a panel, which this CPU's vectors decide.
 bool fits_panels(const Tensor& matrix);

@@ -129,7 +129,7 @@ void Decoder::reserve_arena(int64_t notes) {
 // Turning the weights takes as long as reading them a few times.
 void Decoder::set_weights(const Weights& weights) {
   weights_ = weights;
-  if (device_ != Device::cpu || transformer_.compute() != DType::bf16 || !panels_pay()) return;
+  if (device_ != Device::cpu || transformer_.compute() != DType::bf16 || !gemm_widens_bf16()) return;
   const auto for_each = [&](const auto& work) {
     const auto if_it_fits = [&](Tensor& matrix, auto* turned) {
       if (fits_panels(matrix)) work(matrix, turned);
