@@ -32,8 +32,7 @@ bool bf16_is_fast() {
 #if defined(__x86_64__)
   static const bool fast = [] {
     __builtin_cpu_init();
-    const bool amx = dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
-    return amx || (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd"));
+    return gemm_has_tiles() || (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd"));
   }();
   return fast;
 #else
@@ -113,6 +112,16 @@ Tensor widen(Stream& stream, const Tensor& narrow, Scratch& scratch) {
 }
 
 }  // namespace
+
+// oneDNN has asked the kernel for the tiles' state when it names them.
+bool gemm_has_tiles() {
+#if defined(__x86_64__)
+  static const bool has = dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
+  return has;
+#else
+  return false;
+#endif
+}
 
 bool gemm_widens_bf16() { return !bf16_is_fast(); }
 

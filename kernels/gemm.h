@@ -31,5 +31,7 @@ void gemm(Stream& stream, Tensor a, Transpose transpose_a, Tensor b, Transpose t
 
 // Whether bf16 operands are widened on this CPU.
 bool gemm_widens_bf16();
+// Whether it multiplies them by AMX. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 denies it.
+bool gemm_has_tiles();
 
 }  // namespace notellm

@@ -1,17 +1,23 @@
 // Products with a bf16 matrix that was turned once for many of them, as decoding multiplies by the same weights at
-// every step. It pays on CPUs that widen bf16 (gemm.h), with 16 vector registers as with 32: there a library's product
-// would copy both operands to f32, and gemm_few_rows.h sums across the lanes of a vector.
+// every step.
 #pragma once
 
 #include "runtime/tensor.h"
 
 namespace notellm {
 
-// Whether a matrix [n, k] can be turned: bf16, n a multiple of the columns of a panel, which this CPU's vectors decide.
-bool fits_panels(const Tensor& matrix);
+// Whether this CPU decodes faster with panels: with AMX, since other products turn the matrix each time, and where bf16
+// is widened (gemm.h), with 16 vector registers as with 32: there a library's product would copy both operands to f32,
+// and gemm_few_rows.h sums across the lanes of a vector.
+bool panels_pay();
 
-// The matrix b [n, k], DType::bf16_panels: as many bytes as it has, in `to`. Each panel is [k, columns] of bᵀ; columns
-// c and c + columns/2 stand side by side, so that a shift and a mask make two vectors of neighbouring columns of them.
+// Whether a matrix [n, k] can be turned: bf16, n a multiple of the columns of a panel, which this CPU decides.
+bool fits_panels(const Tensor& matrix);
+// What it takes then: as many bytes as it has; with AMX as if k were a multiple of 32.
+int64_t panel_bytes(const Tensor& matrix);
+
+// The matrix b [n, k], DType::bf16_panels: panel_bytes(b), in `to`. A panel holds its columns of bᵀ as this CPU's
+// products read them (gemm_panels_vectors.h, gemm_panels_tiles.h).
 // Throws Error: !fits_panels(b).
 Tensor to_panels(const Tensor& b, void* to);
 // The same of gate over up [2·n, k], DType::bf16_gated_panels, for gemm_swiglu: a gate's column stands beside that of
@@ -20,8 +26,9 @@ Tensor to_gated_panels(const Tensor& b, void* to);
 
 // c[i, j] = Σ_k a[i, k] · b[j, k], with accumulate added to c
 //   a [m, k] bf16, b [n, k] bf16_panels, c [m, n] f32 or bf16; m > 0, k > 0
-// Sums in f32 in the order of k, rounded once (a bf16 below 2^-126 perhaps to 0): c[i, j] depends on the rows a[i],
-// b[j] alone, to the bit, whatever m, n and the number of threads.
+// Sums in f32 in an order of k that the CPU decides, rounded once (a bf16 below 2^-126 perhaps to 0; with AMX products
+// and sums below it too): c[i, j] depends on the rows a[i], b[j] alone, to the bit, whatever m, n and the number of
+// threads.
 void gemm_panels(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate);
 
 // y[i, j] = swiglu of the products with gate and up (kernels/swiglu.h), which are neither rounded nor written:

@@ -129,7 +129,7 @@ void Decoder::reserve_arena(int64_t notes) {
 // Turning the weights takes as long as reading them a few times.
 void Decoder::set_weights(const Weights& weights) {
   weights_ = weights;
-  if (device_ != Device::cpu || transformer_.compute() != DType::bf16 || !gemm_widens_bf16()) return;
+  if (device_ != Device::cpu || transformer_.compute() != DType::bf16 || !panels_pay()) return;
   const auto for_each = [&](const auto& work) {
     const auto if_it_fits = [&](Tensor& matrix, auto* turned) {
       if (fits_panels(matrix)) work(matrix, turned);
@@ -141,12 +141,12 @@ void Decoder::set_weights(const Weights& weights) {
     }
   };
   int64_t bytes = 0;
-  for_each([&](const Tensor& matrix, auto*) { bytes += matrix.bytes(); });
+  for_each([&](const Tensor& matrix, auto*) { bytes += panel_bytes(matrix); });
   if (panels_.bytes() < bytes) panels_ = Buffer(bytes, memory_of(device_), "the weights in panels");
   char* to = static_cast<char*>(panels_.data());
   for_each([&](Tensor& matrix, auto* turned) {
     matrix = turned(matrix, to);
-    to += matrix.bytes();
+    to += panel_bytes(matrix);
   });
 }
 

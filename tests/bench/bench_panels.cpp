@@ -40,13 +40,13 @@ void as_they_are(benchmark::State& state) {
 
 void in_panels(benchmark::State& state) {
   Product p(state);
-  Buffer memory(p.weights().bytes());
+  Buffer memory(panel_bytes(p.weights()));
   p.run(state, to_panels(p.weights(), memory.data()));
 }
 
 void turn(benchmark::State& state) {
   Product p(state);
-  Buffer memory(p.weights().bytes());
+  Buffer memory(panel_bytes(p.weights()));
   for (auto _ : state) to_panels(p.weights(), memory.data());
   state.SetBytesProcessed(state.iterations() * p.weights().bytes());
 }
