@@ -123,22 +123,24 @@ class Decoding {
   // came to 11 of the memory's 28 GB/s, because a head's parts of rows lie too far apart for the CPU to guess.
   void take_block() {
     for (int r = 0; r < vector_lanes; ++r) {
-      read_ahead(begin_ + r + vector_lanes, 0);
+      read_ahead(r);
       multiply_keys(r);
     }
     for (int64_t h = 0; h < head_count(); ++h) find_weights(h);
     for (int r = 0; r < vector_lanes; ++r) {
-      read_ahead(begin_ + r + vector_lanes, 1);
+      read_ahead(vector_lanes + r);
       if (r < count_) add_values(r);
     }
   }
 
-  // Asks for the keys (part 0) or the values (1) of a row of the next block, into the second cache: the first holds one
-  // block. The values while values are added: a core has few lines under way at a time, and waits where more are asked
-  // for at once (keys and values together took a sixth longer on Xeon).
-  [[gnu::always_inline]] void read_ahead(int64_t row, int64_t part) const {
+  // Asks for the next block, into the second cache, since the first holds one: in 2 · vector_lanes steps, of which
+  // `step` is one, in the order in which it lies in memory. A core has few lines under way at a time and waits where
+  // more are asked for at once; and after keys alone the CPU guesses the values beside them, which leaves nothing to
+  // fetch while values are added (3 to 8 % slower).
+  [[gnu::always_inline]] void read_ahead(int step) const {
     const int64_t bytes = (last_ - first_) * p_.head_dim * static_cast<int64_t>(sizeof(T));
-    prefetch<2>(rows_[row] + (part * p_.kv_heads + first_) * p_.head_dim, bytes);
+    const T* row = rows_[begin_ + vector_lanes + step / 2];
+    prefetch<2>(row + (step % 2 * p_.kv_heads + first_) * p_.head_dim, bytes);
   }
 
   // products[h, r] = q[h] · key[r], still a vector of sums

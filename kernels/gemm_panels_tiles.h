@@ -81,9 +81,11 @@ inline void Tiles::turn(const bf16* low, const bf16* high, int64_t k, bf16* pane
   for (int64_t at = 0; at < k; at += depth)
     for (const bf16* rows : {low, high}) {
       vfloat square[vector_lanes] = {};
+      const auto load = [&](int64_t bytes) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-      for (int i = 0; i < vector_lanes; ++i)
-        std::memcpy(&square[i], rows + i * k + at, static_cast<size_t>(std::min(depth, k - at)) * sizeof(bf16));
+        for (int i = 0; i < vector_lanes; ++i) std::memcpy(&square[i], rows + i * k + at, static_cast<size_t>(bytes));
+      };
+      at + depth <= k ? load(row_bytes) : load((k - at) * int64_t{sizeof(bf16)});
       transpose(square);
       std::memcpy(panel, square, sizeof square);
       panel += tile_size;
