@@ -122,7 +122,6 @@ class Tiles::Multiply {
         block<true>(group_.rows_from(row), group_.rows_from(row + tile_rows), panel, ahead);
       else
         block<false>(group_.rows_from(row), {}, panel, ahead);
-      put(block_rows);
       std::swap(sums_, waiting_sums_);
       waiting_ = c.part(row, rows, 0);
       next_put_ = 0;
@@ -181,7 +180,7 @@ class Tiles::Multiply {
   }
 
   const Tiles& group_;
-  int64_t puts_a_piece_;
+  int64_t puts_a_piece_;  // all of a block's in all pieces
   alignas(vector_bytes) float memory_[2][block_rows * columns];
   float *sums_ = memory_[0], *waiting_sums_ = memory_[1];
   Result waiting_ = {};

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -120,6 +121,24 @@ TEST(Gemm, PanelsDoNotDependOnEachOther) {
       gemm(stream, a, Transpose::no, to_panels(b, memory.data()), Transpose::yes, c);
     });
   }
+}
+
+// A thread's memory for incomplete blocks has seen other products, of NaN too, which 0 · NaN would bring back.
+TEST(Gemm, PanelsKeepNothingOfOtherProducts) {
+  Stream stream;
+  const int64_t m = 7, n = 32;
+  const auto product = [&](int64_t k, const std::vector<bf16>& a) {
+    const std::vector<bf16> b(n * k, bf16(1.0f));
+    const Tensor right = Tensor::of(b.data(), {n, k});
+    Buffer memory(panel_bytes(right));
+    std::vector<float> c(m * n);
+    gemm(stream, Tensor::of(a.data(), {m, k}), Transpose::no, to_panels(right, memory.data()), Transpose::yes,
+         view(c, m, n));
+    return c;
+  };
+  product(128, std::vector<bf16>(m * 128, bf16(std::numeric_limits<float>::quiet_NaN())));
+  for (const int64_t k : {1, 31, 33, 100})
+    EXPECT_EQ(product(k, std::vector<bf16>(m * k, bf16(2.0f))), std::vector<float>(m * n, 2.0f * k)) << k;
 }
 
 TEST(Gemm, PanelsAddAndRound) {
