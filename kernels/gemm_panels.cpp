@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/checks.h"
 #include "kernels/gemm.h"
@@ -110,7 +111,9 @@ Tensor turn_all(const Tensor& b, DType dtype, void* to) {
 
 }  // namespace
 
-bool panels_pay() { return gemm_has_tiles() || gemm_widens_bf16(); }
+bool panels_pay() {
+  return with_kind([]<class Kind>() { return !std::is_same_v<Kind, Vectors> || gemm_widens_bf16(); });
+}
 
 bool fits_panels(const Tensor& matrix) {
   return matrix.dtype == DType::bf16 && with_kind([&]<class Kind>() { return matrix.rows() % Kind::columns == 0; });

@@ -108,7 +108,7 @@ template <class Result>
 class Tiles::Multiply {
  public:
   explicit Multiply(const Tiles& group)
-      : group_(group), puts_a_piece_((block_rows + group.pieces_ - 1) / group.pieces_) {}
+      : group_(group), puts_a_piece_(round_up(block_rows, group.pieces_) / group.pieces_) {}
   Multiply(const Multiply&) = delete;
   Multiply& operator=(const Multiply&) = delete;
   ~Multiply() { put(block_rows); }
@@ -147,8 +147,10 @@ class Tiles::Multiply {
   void block(Rows upper, Rows lower, const bf16* panel, ReadAhead& ahead) {
     _tile_zero(0);
     _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    if constexpr (both) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
     for (int64_t piece = 0; piece < group_.pieces_; ++piece) {
       _tile_loadd(6, panel, row_bytes);
       _tile_loadd(7, panel + tile_size, row_bytes);
@@ -167,8 +169,10 @@ class Tiles::Multiply {
     constexpr int64_t sums_bytes = columns * sizeof(float);
     _tile_stored(0, sums_, sums_bytes);
     _tile_stored(1, sums_ + tile_rows, sums_bytes);
-    _tile_stored(2, sums_ + tile_rows * columns, sums_bytes);
-    _tile_stored(3, sums_ + tile_rows * columns + tile_rows, sums_bytes);
+    if constexpr (both) {
+      _tile_stored(2, sums_ + tile_rows * columns, sums_bytes);
+      _tile_stored(3, sums_ + tile_rows * columns + tile_rows, sums_bytes);
+    }
   }
 
   // So many rows of those that wait, if there are.

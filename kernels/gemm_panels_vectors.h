@@ -24,7 +24,8 @@ class Vectors {
   static int64_t panel_elements(int64_t k) { return k * columns; }
   static void turn(const bf16* low, const bf16* high, int64_t k, bf16* panel);
 
-  explicit Vectors(int64_t k) : k_(k), pieces_((k + depth - 1) / depth), tiles_(memory(group_rows * pieces_ * depth)) {}
+  explicit Vectors(int64_t k)
+      : k_(k), pieces_(round_up(k, depth) / depth), tiles_(memory(group_rows * pieces_ * depth)) {}
   void set(const bf16* a, int64_t rows) const;
   template <class Result>
   class Multiply;

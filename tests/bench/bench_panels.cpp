@@ -1,5 +1,5 @@
-// bf16 products of a decoder's shapes on a CPU that widens bf16: as gemm() does them with weights as they are, and with
-// weights in panels (kernels/gemm_panels.h); FLOP/s. "turn": into panels, bytes/s of the matrix.
+// bf16 products of a decoder's shapes on a CPU where panels_pay(): as gemm() does them with weights as they are, and
+// with weights in panels (kernels/gemm_panels.h); FLOP/s. "turn": into panels, bytes/s of the matrix.
 #include <benchmark/benchmark.h>
 
 #include <vector>
